@@ -1,0 +1,44 @@
+# Two commands do everything on a machine with Python 3.11+ and pip: `make search` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= recipes/configs/quickstart.yaml
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help search test lint format types setup clean
+
+help:
+	@echo "make search   set up, search on the embedded teacher and text, leave a student in runs/quickstart/student"
+	@echo "make test     set up and run the tests"
+	@echo "make lint | format | types"
+
+# Made anew when what it is made from changes; the stamp is written last, so a broken install is done again.
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdnas_hf needs Python 3.11 or later")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+setup: $(VENV)/.installed
+
+search: setup
+	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no recipes/search.py $(CONFIG) $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
