@@ -1,0 +1,38 @@
+"""What a student is: configuration, models, and how one starts from its teacher's embeddings."""
+
+from .auto import register_auto_classes
+from .configuration_kdnas import KDNASConfig
+from .inheritance import (
+    InheritedWordEmbeddings,
+    TeacherEmbeddings,
+    create_student,
+    fold_embeddings,
+    inherit_word_embeddings,
+    residual_basis,
+)
+from .modeling_kdnas import (
+    KDNASForMaskedLM,
+    KDNASForQuestionAnswering,
+    KDNASForSequenceClassification,
+    KDNASForTokenClassification,
+    KDNASModel,
+    KDNASPreTrainedModel,
+)
+
+register_auto_classes()
+
+__all__ = [
+    "InheritedWordEmbeddings",
+    "KDNASConfig",
+    "KDNASForMaskedLM",
+    "KDNASForQuestionAnswering",
+    "KDNASForSequenceClassification",
+    "KDNASForTokenClassification",
+    "KDNASModel",
+    "KDNASPreTrainedModel",
+    "TeacherEmbeddings",
+    "create_student",
+    "fold_embeddings",
+    "inherit_word_embeddings",
+    "residual_basis",
+]

@@ -1,0 +1,344 @@
+"""Start a student from its teacher's embeddings: the table is shared and frozen, only a projection is learnt."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .configuration_kdnas import KDNASConfig
+from .modeling_kdnas import KDNASForMaskedLM, KDNASModel, KDNASPreTrainedModel
+
+STUDENT_INITS = ("embeddings", "random")
+_ROWS_PER_CHUNK = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherEmbeddings:
+    """What students inherit from a teacher's embeddings.
+
+    Args:
+        table: `(vocab_size, E_T)` float32, frozen. One parameter object that all students share.
+        basis: `(E_T, E_T)` float32, orthonormal columns: the principal directions of the table's rows, by decreasing
+            variance. The largest entry of each column is positive.
+        positions: `(n, E_T)`; row p is the teacher's embedding of position p, counted from 0. `None` for teachers
+            without position embeddings of the table's size, such as those with rotary positions.
+        pad_token_id: The teacher's padding token, if it has one.
+    """
+
+    table: nn.Parameter
+    basis: torch.Tensor
+    positions: torch.Tensor | None
+    pad_token_id: int | None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of rows of the table."""
+        return self.table.shape[0]
+
+    @property
+    def embedding_size(self) -> int:
+        """Size of the teacher's word embeddings, E_T; not its hidden size where it factorises them."""
+        return self.table.shape[1]
+
+    @classmethod
+    @torch.no_grad()
+    def from_teacher(cls, model: PreTrainedModel) -> TeacherEmbeddings:
+        """Take the embeddings of an encoder, which stays as it is.
+
+        A float32 table is shared with the teacher, not copied.
+
+        Args:
+            model: The teacher; any encoder with `get_input_embeddings()`.
+        """
+        weight = model.get_input_embeddings().weight
+        assert isinstance(weight, torch.Tensor)
+        table = nn.Parameter(weight.detach().float(), requires_grad=False)
+        return cls(
+            table=table,
+            basis=_principal_directions(table),
+            positions=_positions(model, embedding_size=table.shape[1]),
+            pad_token_id=getattr(model.config, "pad_token_id", None),
+        )
+
+
+def _principal_directions(table: torch.Tensor) -> torch.Tensor:
+    """Eigenvectors of the covariance of the rows, by decreasing eigenvalue, accumulated in float64."""
+    # Apple's devices have no float64
+    device = torch.device("cpu") if table.device.type == "mps" else table.device
+    size = table.shape[1]
+    total = torch.zeros(size, dtype=torch.float64, device=device)
+    for rows in table.split(_ROWS_PER_CHUNK):
+        total += rows.to(device, torch.float64).sum(dim=0)
+    mean = total / len(table)
+    scatter = torch.zeros(size, size, dtype=torch.float64, device=device)
+    for rows in table.split(_ROWS_PER_CHUNK):
+        centred = rows.to(device, torch.float64) - mean
+        scatter.addmm_(centred.T, centred)
+    directions = torch.linalg.eigh(scatter / len(table)).eigenvectors.flip(1)
+    largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
+    return (directions * largest.sign()).to(table.device, torch.float32)
+
+
+def _positions(model: PreTrainedModel, embedding_size: int) -> torch.Tensor | None:
+    """The teacher's position embeddings, from the row of position 0 on."""
+    for name, module in model.named_modules():
+        if name.split(".")[-1] == "position_embeddings" and isinstance(module, nn.Embedding):
+            if module.embedding_dim != embedding_size:
+                return None
+            # RoBERTa and its like count from padding_idx + 1 and say so on the embedding; BERT counts from 0
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.weight[first:].detach().float().clone()
+    return None
+
+
+class InheritedWordEmbeddings(nn.Module):
+    """Word embeddings that are a teacher's frozen table times a learnt projection.
+
+    In place of an `nn.Embedding`. In a state dict it is one: its only entry is `weight`, the product. A checkpoint
+    therefore holds an ordinary table and gives the same outputs, but it cannot be loaded back into this module.
+
+    Moving the module to another device moves the table, for everyone who shares it. Casting the module casts only the
+    projection: the table stays float32 for the others.
+
+    Args:
+        table: `(num_embeddings, E_T)`, kept by reference.
+        projection: `(E_T, embedding_dim)`, what the learnt projection starts from.
+        padding_idx: Padding token of the student, which `fold` hands on.
+    """
+
+    def __init__(self, table: nn.Parameter, projection: torch.Tensor, padding_idx: int | None = None) -> None:
+        super().__init__()
+        self.table = table
+        self.projection = nn.Parameter(projection.detach().clone())
+        self.padding_idx = padding_idx
+
+    @property
+    def num_embeddings(self) -> int:
+        """Number of tokens."""
+        return self.table.shape[0]
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of an embedding."""
+        return self.projection.shape[1]
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The product `(num_embeddings, embedding_dim)`, computed anew at each access."""
+        return self.table.to(self.projection.dtype) @ self.projection
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Embed `(batch, sequence)` to `(batch, sequence, embedding_dim)`."""
+        return nn.functional.embedding(input_ids, self.table).to(self.projection.dtype) @ self.projection
+
+    @torch.no_grad()
+    def fold(self) -> nn.Embedding:
+        """The same embeddings as a trainable `nn.Embedding`."""
+        return nn.Embedding.from_pretrained(self.weight, freeze=False, padding_idx=self.padding_idx)
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print(model)`."""
+        return f"{self.num_embeddings}, {self.embedding_dim}, teacher_embedding_size={self.table.shape[1]}"
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        weight = self.weight
+        destination[prefix + "weight"] = weight if keep_vars else weight.detach()
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(
+            f"cannot load a state dict into {prefix.rstrip('.') or 'inherited word embeddings'}: its table is the "
+            "teacher's and is shared. Call fold_embeddings(student) first, or load the checkpoint with from_pretrained."
+        )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> InheritedWordEmbeddings:
+        table = self._parameters["table"]
+        assert table is not None
+        self._parameters["table"] = None
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            self._parameters["table"] = table
+        table.data = table.data.to(self.projection.device)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> InheritedWordEmbeddings:
+        copied = InheritedWordEmbeddings(self.table, self.projection, self.padding_idx)
+        copied.projection = copy.deepcopy(self.projection, memo)
+        copied.train(self.training)
+        memo[id(self)] = copied
+        return copied
+
+
+class InheritedDecoder(nn.Module):
+    """Decodes with inherited word embeddings, without ever making their product.
+
+    Args:
+        word_embeddings: What it is tied to; they belong to the encoder.
+        bias: `(num_embeddings,)`.
+    """
+
+    def __init__(self, word_embeddings: InheritedWordEmbeddings, bias: nn.Parameter) -> None:
+        super().__init__()
+        self._word_embeddings = (word_embeddings,)  # in a tuple, as it is not to be registered a second time
+        self.bias = bias
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The product of the word embeddings, `(num_embeddings, embedding_dim)`."""
+        return self._word_embeddings[0].weight
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, sequence, embedding_dim)` to logits `(batch, sequence, num_embeddings)`."""
+        embeddings = self._word_embeddings[0]
+        in_teacher_space = hidden_states @ embeddings.projection.T
+        return nn.functional.linear(in_teacher_space, embeddings.table.to(in_teacher_space.dtype), self.bias)
+
+
+def create_student(
+    config: KDNASConfig,
+    teacher_embeddings: TeacherEmbeddings | None = None,
+    student_init: str = "embeddings",
+    seed: int = 0,
+) -> KDNASModel:
+    """Make a student that has not learnt yet.
+
+    With "embeddings", the student lives in the principal basis of the teacher's word embeddings from the start: its
+    projection starts as the first directions, its positions as the teacher's in that basis, and a factorised student's
+    second map as the identity. Everything else is initialised as usual.
+
+    Args:
+        config: The student's shape; copied.
+        teacher_embeddings: What it inherits; needed for "embeddings".
+        student_init: "embeddings" or "random".
+        seed: Decides all random values. The global random state plays no part and is left as it is.
+
+    Returns:
+        The student, on the CPU unless the teacher's table is elsewhere: the student then has to be moved there.
+
+    Raises:
+        ValueError: If `student_init` is unknown, or there are no teacher embeddings, or their vocabulary is another.
+    """
+    if student_init not in STUDENT_INITS:
+        raise ValueError(f"student_init={student_init!r} is unknown; choose from {', '.join(STUDENT_INITS)}.")
+    config = copy.deepcopy(config)
+    # only the CPU's generator is seeded: a student starts the same whatever device it will be moved to
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if student_init == "random":
+            return KDNASModel(config)
+        if teacher_embeddings is None:
+            raise ValueError("student_init='embeddings' needs teacher_embeddings; give them, or choose 'random'.")
+        _check_vocabulary(config, teacher_embeddings)
+        return _create_inheriting_student(config, teacher_embeddings)
+
+
+def _check_vocabulary(config: KDNASConfig, teacher_embeddings: TeacherEmbeddings) -> None:
+    if config.vocab_size != teacher_embeddings.vocab_size:
+        raise ValueError(
+            f"vocab_size={config.vocab_size} does not fit the teacher's table of {teacher_embeddings.vocab_size} rows; "
+            f"a student that inherits it needs vocab_size={teacher_embeddings.vocab_size}."
+        )
+
+
+def _create_inheriting_student(config: KDNASConfig, teacher_embeddings: TeacherEmbeddings) -> KDNASModel:
+    # a full table of random rows would only be thrown away
+    config.vocab_size = config.pad_token_id + 1
+    student = KDNASModel(config)
+    config.vocab_size = teacher_embeddings.vocab_size
+
+    size = config.word_embedding_size
+    projection = teacher_embeddings.basis[:, :size]
+    missing = size - projection.shape[1]
+    if missing > 0:
+        extra = torch.randn(projection.shape[0], missing) * config.initializer_range
+        projection = torch.cat([projection, extra.to(projection.device)], dim=1)
+    embeddings = InheritedWordEmbeddings(teacher_embeddings.table, projection, padding_idx=config.pad_token_id)
+    inherit_word_embeddings(student, embeddings)
+    with torch.no_grad():
+        if student.embeddings.projection is not None:
+            student.embeddings.projection.weight.copy_(torch.eye(config.hidden_size, size))
+        if teacher_embeddings.positions is not None:
+            _inherit_positions(student, teacher_embeddings.positions, teacher_embeddings.basis)
+    return student
+
+
+def _inherit_positions(student: KDNASModel, positions: torch.Tensor, basis: torch.Tensor) -> None:
+    """Start positions as the teacher's in the student's basis; rows and columns beyond the teacher's stay."""
+    first = student.config.pad_token_id + 1
+    rows = student.embeddings.position_embeddings.weight[first:]
+    inherited = (positions[: len(rows)] @ basis[:, : rows.shape[1]]).to(rows.device)
+    rows[: inherited.shape[0], : inherited.shape[1]] = inherited
+
+
+def inherit_word_embeddings(model: KDNASPreTrainedModel, embeddings: InheritedWordEmbeddings) -> None:
+    """Replace the word embeddings of a model, in place; a masked language modeling head then decodes with them.
+
+    Raises:
+        ValueError: If the sizes differ from the configuration's, or a head's decoder is not tied.
+    """
+    config = model.config
+    given = (embeddings.num_embeddings, embeddings.embedding_dim)
+    if given != (config.vocab_size, config.word_embedding_size):
+        raise ValueError(
+            f"inherited word embeddings are {given[0]} x {given[1]}, but the model has vocab_size={config.vocab_size} "
+            f"and word_embedding_size={config.word_embedding_size}; make them of these sizes."
+        )
+    if isinstance(model, KDNASForMaskedLM):
+        if not config.tie_word_embeddings:
+            raise ValueError("tie_word_embeddings=False keeps a decoder of its own; inheriting needs a tied one.")
+        model.set_output_embeddings(InheritedDecoder(embeddings, model.lm_head.bias))
+    model.set_input_embeddings(embeddings)
+
+
+def fold_embeddings(student: KDNASPreTrainedModel) -> None:
+    """Turn inherited word embeddings into an ordinary trainable table, in place. Nothing happens to any others.
+
+    Outputs stay the same. Call it before fine-tuning a student in memory; a student that is loaded from a checkpoint
+    has an ordinary table already.
+    """
+    embeddings = student.get_input_embeddings()
+    if not isinstance(embeddings, InheritedWordEmbeddings):
+        return
+    folded = embeddings.fold()
+    student.set_input_embeddings(folded)
+    if isinstance(student, KDNASForMaskedLM):
+        decoder = nn.Linear(folded.embedding_dim, folded.num_embeddings, device="meta")
+        decoder.weight = folded.weight
+        decoder.bias = student.lm_head.bias
+        student.set_output_embeddings(decoder)
+
+
+def residual_basis(
+    teacher_embeddings: TeacherEmbeddings, hidden_size: int, teacher_hidden_size: int
+) -> torch.Tensor | None:
+    """The map from a student's hidden states to the teacher's that fits how `create_student` starts a student.
+
+    Args:
+        teacher_embeddings: The teacher's.
+        hidden_size: The student's hidden size, H_S.
+        teacher_hidden_size: The teacher's, H_T.
+
+    Returns:
+        `(H_T, H_S)`: the first H_S principal directions, followed by zeros where H_S is larger than H_T. `None` if the
+        teacher's embeddings are not of its hidden size, so that they do not live in its residual stream.
+    """
+    if teacher_embeddings.embedding_size != teacher_hidden_size:
+        return None
+    basis = teacher_embeddings.basis[:, :hidden_size]
+    return nn.functional.pad(basis, (0, hidden_size - basis.shape[1])).clone()
+
+
+__all__ = [
+    "InheritedWordEmbeddings",
+    "TeacherEmbeddings",
+    "create_student",
+    "fold_embeddings",
+    "inherit_word_embeddings",
+    "residual_basis",
+]
