@@ -152,3 +152,17 @@ def test_fields_that_were_changed_are_checked_when_a_model_is_made():
     config.num_hidden_layers = 3
     with torch.device("meta"), pytest.raises(ValueError, match=r"num_attention_heads=\[2, 4\] has 2 entries"):
         KDNASModel(config)
+
+
+def test_padding_late_in_the_vocabulary_gets_an_early_position():
+    shape = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+    with pytest.raises(ValueError, match="position_padding_idx=1"):
+        KDNASConfig(vocab_size=900, pad_token_id=800, **shape)
+    config = KDNASConfig(vocab_size=900, pad_token_id=800, position_padding_idx=1, **shape)
+    assert (config.first_position, config.max_tokens) == (2, 512)
+    assert KDNASConfig().max_tokens == 512
+
+
+def test_position_of_padding_must_be_a_row():
+    with pytest.raises(ValueError, match="position_padding_idx=-1 is no row"):
+        KDNASConfig(position_padding_idx=-1)

@@ -45,8 +45,10 @@ class KDNASConfig(PretrainedConfig):
             teacher, and dropout makes it underfit more.
         attention_probs_dropout_prob: Dropout of attention probabilities, zero by default for the same reason.
         classifier_dropout: Dropout before the classifiers of fine-tuning heads.
-        max_position_embeddings: Rows of the position embeddings. Positions count from `pad_token_id + 1`, so the
-            longest sequence has `max_position_embeddings - pad_token_id - 1` tokens.
+        max_position_embeddings: Rows of the position embeddings. Positions count from the row after that of padding,
+            so the longest sequence has `max_position_embeddings - position_padding_idx - 1` tokens.
+        position_padding_idx: Row of the position embeddings that padding gets; `None` is `pad_token_id`, as in
+            XLM-RoBERTa. Tokenizers whose padding comes late in the vocabulary need a small number here.
         type_vocab_size: Number of token types.
         initializer_range: Standard deviation of initial weights.
         layer_norm_eps: Epsilon of the layer norms.
@@ -81,6 +83,7 @@ class KDNASConfig(PretrainedConfig):
         attention_probs_dropout_prob: float = 0.0,
         classifier_dropout: float | None = 0.1,
         max_position_embeddings: int = 514,
+        position_padding_idx: int | None = None,
         type_vocab_size: int = 1,
         initializer_range: float = 0.02,
         layer_norm_eps: float = 1e-5,
@@ -104,6 +107,7 @@ class KDNASConfig(PretrainedConfig):
         self.attention_probs_dropout_prob = attention_probs_dropout_prob
         self.classifier_dropout = classifier_dropout
         self.max_position_embeddings = max_position_embeddings
+        self.position_padding_idx = position_padding_idx
         self.type_vocab_size = type_vocab_size
         self.initializer_range = initializer_range
         self.layer_norm_eps = layer_norm_eps
@@ -113,6 +117,16 @@ class KDNASConfig(PretrainedConfig):
         self.eos_token_id = eos_token_id
         self.tie_word_embeddings = tie_word_embeddings
         self.validate_fields()
+
+    @property
+    def first_position(self) -> int:
+        """Row of the position embeddings of the first token."""
+        return (self.pad_token_id if self.position_padding_idx is None else self.position_padding_idx) + 1
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest sequence that has positions."""
+        return self.max_position_embeddings - self.first_position
 
     @property
     def attention_heads_per_layer(self) -> tuple[int, ...]:
@@ -212,10 +226,14 @@ class KDNASConfig(PretrainedConfig):
                 f"pad_token_id={pad!r} is not a token of vocab_size={self.vocab_size}; positions count from it, so "
                 "give the tokenizer's pad_token_id."
             )
-        if self.max_position_embeddings <= pad + 1:
+        row = self.position_padding_idx
+        if row is not None and (not isinstance(row, int) or isinstance(row, bool) or row < 0):
+            raise ValueError(f"position_padding_idx={row!r} is no row of the position embeddings; choose 0, 1 or None.")
+        if self.max_tokens < 1:
             raise ValueError(
                 f"max_position_embeddings={self.max_position_embeddings} leaves no position: they count from "
-                f"pad_token_id + 1 = {pad + 1}; choose at least {pad + 2}."
+                f"{self.first_position}, the row after that of padding; choose at least {self.first_position + 1}, or "
+                "position_padding_idx=1."
             )
 
     # transformers 5 makes every configuration class a dataclass, whose generated `__eq__` would compare nothing but

@@ -270,7 +270,7 @@ def _create_inheriting_student(config: KDNASConfig, teacher_embeddings: TeacherE
 
 def _inherit_positions(student: KDNASModel, positions: torch.Tensor, basis: torch.Tensor) -> None:
     """Start positions as the teacher's in the student's basis; rows and columns beyond the teacher's stay."""
-    first = student.config.pad_token_id + 1
+    first = student.config.first_position
     rows = student.embeddings.position_embeddings.weight[first:]
     inherited = (positions[: len(rows)] @ basis[:, : rows.shape[1]]).to(rows.device)
     rows[: inherited.shape[0], : inherited.shape[1]] = inherited

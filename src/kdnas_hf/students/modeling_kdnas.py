@@ -132,8 +132,9 @@ class KDNASEmbeddings(nn.Module):
             nn.Linear(config.word_embedding_size, config.hidden_size, bias=False) if config.is_factorised else None
         )
         self.position_embeddings = nn.Embedding(
-            config.max_position_embeddings, config.hidden_size, padding_idx=self.padding_idx
+            config.max_position_embeddings, config.hidden_size, padding_idx=config.first_position - 1
         )
+        self.first_position = config.first_position
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -171,7 +172,7 @@ class KDNASEmbeddings(nn.Module):
     def create_position_ids(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Number tokens from `padding_idx + 1` on; padding gets `padding_idx` and is not counted.
+        """Number tokens from `first_position` on; padding gets the row before it and is not counted.
 
         Args:
             input_ids: `(batch, sequence)`.
@@ -182,11 +183,11 @@ class KDNASEmbeddings(nn.Module):
         """
         if input_ids is None:
             assert inputs_embeds is not None
-            first = self.padding_idx + 1
+            first = self.first_position
             return torch.arange(first, first + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
         is_token = input_ids.ne(self.padding_idx).int()
         # cumsum gives int64, which the ONNX operator need not support: back to int32 as everywhere in transformers
-        return (torch.cumsum(is_token, dim=1).type_as(is_token) * is_token).long() + self.padding_idx
+        return (torch.cumsum(is_token, dim=1).type_as(is_token) * is_token).long() + (self.first_position - 1)
 
 
 class KDNASSelfAttention(nn.Module):

@@ -1,0 +1,111 @@
+"""Search for the best small student of a teacher, distil it and leave it in the run directory.
+
+    accelerate launch recipes/search.py recipes/configs/quickstart.yaml
+    accelerate launch recipes/search.py recipes/configs/quickstart.yaml --num_episodes 2 --output_dir runs/short
+
+Every field of the four argument classes is a flag and a key of the YAML file; flags win. Started again with the same
+arguments, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+from transformers import set_seed
+from transformers.utils import logging
+
+from kdnas_hf import (
+    EMBEDDED_TEACHER_NAME,
+    ArchitectureSearch,
+    DataArguments,
+    DistillationTrainingArguments,
+    KDNASModelCardData,
+    SearchArguments,
+    SearchError,
+    SearchSpace,
+    TeacherArguments,
+    check_search,
+    check_writable,
+    embedded_teacher,
+    load_corpus,
+    load_teacher,
+    parse_arguments,
+    set_up_logging,
+    share_cpu_threads,
+    split_corpus,
+    tokenize_corpus,
+    write_model_card,
+)
+
+logger = logging.get_logger("kdnas_hf.recipes.search")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the search that the command line asks for."""
+    teacher_args, data_args, search_args, training_args = parse_arguments(
+        (TeacherArguments, DataArguments, SearchArguments, DistillationTrainingArguments), argv
+    )
+    set_up_logging(is_main_process=training_args.process_index == 0)
+    share_cpu_threads(training_args.cpu_threads)
+    set_seed(training_args.seed)
+    check_writable(training_args.output_dir)
+    space = SearchSpace.load(search_args.space)
+
+    configuration = {"data": asdict(data_args), "teacher_revision": teacher_args.teacher_revision}
+    embedded = teacher_args.teacher == "embedded"
+    with training_args.main_process_first(desc="teacher and text"):
+        path = str(embedded_teacher()) if embedded else teacher_args.teacher
+        teacher = load_teacher(path, revision=teacher_args.teacher_revision)
+        if embedded:
+            teacher.name = EMBEDDED_TEACHER_NAME
+        check_search(teacher, space, search_args, training_args, configuration)
+        corpus = load_corpus(data_args)
+    splits = split_corpus(corpus, data_args.heldout_sentences, data_args.proxy_fraction, seed=training_args.seed)
+    tokenized = {
+        name: tokenize_corpus(getattr(splits, name), teacher.tokenizer, data_args.max_length)
+        for name in ("train", "proxy", "heldout")
+    }
+    logger.info(
+        f"teacher: {teacher.name}; texts: {len(splits.train):,} to train on, {len(splits.proxy):,} of them in the "
+        f"proxy set, {len(splits.heldout):,} held out; space: {len(space):,} architectures"
+    )
+
+    search = ArchitectureSearch(
+        teacher=teacher,
+        space=space,
+        train_dataset=tokenized["train"],
+        proxy_dataset=tokenized["proxy"],
+        heldout_dataset=tokenized["heldout"],
+        args=search_args,
+        training_args=training_args,
+        configuration=configuration,
+    )
+    result = search.run()
+    if not search.is_main:
+        return
+    for student in result.students:
+        write_model_card(
+            result,
+            student,
+            KDNASModelCardData.of(
+                teacher_args.teacher, languages=corpus["language"] if "language" in corpus.column_names else []
+            ),
+            teacher=teacher.name,
+            sources=data_args.dataset,
+            command=["accelerate", "launch", "recipes/search.py", *(sys.argv[1:] if argv is None else argv)],
+        )
+    best = result.students[0]
+    logger.info(
+        f"best student: {best.architecture}, {best.speedup:.1f}x faster than its teacher "
+        f"({best.latency_ms:.1f} ms against {best.teacher_latency_ms:.1f} ms), R² {best.r2:.3f} on held-out text\n"
+        f"student: {result.folder / best.path}   report: {result.folder / 'report.md'}"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError, ImportError, SearchError) as error:
+        # bad input: the message says what to do, a traceback would hide it
+        sys.exit(f"error: {error}")

@@ -1,0 +1,33 @@
+"""How a student learns from its teacher."""
+
+from .arguments import DistillationTrainingArguments, TeacherArguments
+from .hardware import bf16_pays_off, share_cpu_threads, usable_cores
+from .layer_mapping import LAYER_MAPPINGS, LayerPair, describe_layer_mapping, resolve_layer_mapping
+from .length_grouping import LengthGroupedSampler
+from .losses import ExplainedVariance, HiddenStateProjections, hidden_state_loss
+from .pool import PooledStudent, StudentPool
+from .teacher import HiddenStateStatistics, Teacher, TeacherDimensions, load_teacher
+from .trainer import DistillationTrainer
+
+__all__ = [
+    "LAYER_MAPPINGS",
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "ExplainedVariance",
+    "HiddenStateProjections",
+    "HiddenStateStatistics",
+    "LayerPair",
+    "LengthGroupedSampler",
+    "PooledStudent",
+    "StudentPool",
+    "Teacher",
+    "TeacherArguments",
+    "TeacherDimensions",
+    "bf16_pays_off",
+    "describe_layer_mapping",
+    "hidden_state_loss",
+    "load_teacher",
+    "resolve_layer_mapping",
+    "share_cpu_threads",
+    "usable_cores",
+]

@@ -1,0 +1,141 @@
+"""Arguments of the distillation: those of any Trainer, and what is learnt from the teacher."""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of these fields.
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+from .hardware import bf16_pays_off
+from .layer_mapping import resolve_layer_mapping
+from .losses import PROJECTIONS
+
+NORMALIZATIONS = ("standardize", "none")
+STUDENT_INITS = ("embeddings", "random")
+PROJECTION_INITS = ("basis", "random")
+TEACHER_DTYPES = ("auto", "float32", "bfloat16")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError, naming the field and its choices, unless ``value`` is one of them."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(choices)}.")
+
+
+@dataclass
+class TeacherArguments:
+    """Which encoder is the teacher."""
+
+    teacher: str = field(
+        default="embedded",
+        metadata={"help": "Hub id or local path of an encoder, or embedded: the one that comes with the demo extra."},
+    )
+    teacher_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of it on the Hub."})
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with what is learnt from the teacher.
+
+    The defaults are what taught most in a mini-KD. KD-NAS exactly as published (arXiv 2303.09639) is
+    ``layer_mapping="uniform+last"``, ``projection="shared"``, ``projection_init="random"``,
+    ``hidden_state_normalization="none"`` and ``student_init="random"``.
+    """
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "The initial learning rate of AdamW."})
+    warmup_fraction: float = field(
+        default=0.05, metadata={"help": "Share of the steps that warm up, where `warmup_steps` is not given."}
+    )
+    layer_mapping: str = field(
+        default="uniform",
+        metadata={
+            "help": "Which teacher layers a student layer learns from: uniform, last, uniform+last (published), final, "
+            "or pairs counted from 1, as '1:4 2:8 3:12'."
+        },
+    )
+    projection: str = field(
+        default="per_layer",
+        metadata={"help": "Maps from student to teacher states: one per_layer, or one shared by all layers."},
+    )
+    projection_init: str = field(
+        default="basis",
+        metadata={
+            "help": "Where the projections start: the principal basis of the teacher's embeddings (for students that "
+            "inherit these; random for others), or random."
+        },
+    )
+    hidden_state_normalization: str = field(
+        default="standardize",
+        metadata={"help": "standardize: the teacher's mean and variance per layer and dimension; none: raw states."},
+    )
+    statistics_sentences: int = field(
+        default=1024, metadata={"help": "Training texts from which the teacher's mean and variance are estimated."}
+    )
+    student_init: str = field(
+        default="embeddings",
+        metadata={"help": "Where a student starts: the teacher's embeddings (its table stays frozen), or random."},
+    )
+    teacher_dtype: str = field(
+        default="auto", metadata={"help": "float32, bfloat16, or auto: bfloat16 if the training runs in bf16."}
+    )
+    auto_bf16: bool = field(
+        default=False, metadata={"help": "Train in bf16 where this machine multiplies bf16 matrices natively."}
+    )
+    cpu_threads: int | None = field(
+        default=None,
+        metadata={"help": "Recipes: CPU threads of each process; by default the cores divided by the processes."},
+    )
+    global_train_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Texts in an optimizer step over all processes and accumulated micro-batches; sets "
+            "per_device_train_batch_size, so that any number of processes takes the same steps."
+        },
+    )
+    group_texts_by_length: bool = field(
+        default=True, metadata={"help": "Put texts of similar length into the same batch, to pad less."}
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("projection", self.projection, PROJECTIONS)
+        check_choice("projection_init", self.projection_init, PROJECTION_INITS)
+        check_choice("hidden_state_normalization", self.hidden_state_normalization, NORMALIZATIONS)
+        check_choice("student_init", self.student_init, STUDENT_INITS)
+        check_choice("teacher_dtype", self.teacher_dtype, TEACHER_DTYPES)
+        if not 0 <= self.warmup_fraction < 1:
+            raise ValueError(f"warmup_fraction={self.warmup_fraction} is not in [0, 1).")
+        if self.cpu_threads is not None and self.cpu_threads < 1:
+            raise ValueError(f"cpu_threads={self.cpu_threads} must be at least 1.")
+        if self.statistics_sentences < 1:
+            raise ValueError(f"statistics_sentences={self.statistics_sentences} must be at least 1.")
+        if not (isinstance(self.layer_mapping, str) and ":" in self.layer_mapping):
+            resolve_layer_mapping(self.layer_mapping, 1, 1)  # the name alone: depths are known later
+        if self.auto_bf16 and not (self.bf16 or self.fp16):
+            self.bf16 = bf16_pays_off(use_cpu=self.use_cpu)
+            # TrainingArguments takes bf16 on a machine without an accelerator only where the CPU is asked for
+            self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        super().__post_init__()
+        if self.global_train_batch_size is not None:
+            self.per_device_train_batch_size = self._texts_per_micro_batch(self.global_train_batch_size)
+
+    def _texts_per_micro_batch(self, texts_per_step: int) -> int:
+        parts = self.world_size * self.gradient_accumulation_steps
+        if texts_per_step < parts or texts_per_step % parts:
+            raise ValueError(
+                f"global_train_batch_size={texts_per_step} is not divisible by processes x "
+                f"gradient_accumulation_steps = {parts}; choose a multiple of {parts}."
+            )
+        return texts_per_step // parts
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """Steps that warm up: `warmup_fraction` of all, unless `warmup_steps` (in 4.x also `warmup_ratio`) is set."""
+        if self.warmup_steps or getattr(self, "warmup_ratio", None):
+            return super().get_warmup_steps(num_training_steps)
+        return math.ceil(num_training_steps * self.warmup_fraction)
+
+    @property
+    def teacher_in_bf16(self) -> bool:
+        """Whether the frozen teacher computes in bf16."""
+        return self.teacher_dtype == "bfloat16" or (self.teacher_dtype == "auto" and bool(self.bf16))

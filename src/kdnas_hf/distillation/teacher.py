@@ -1,0 +1,317 @@
+"""The teacher: a frozen encoder, its dimensions, and the statistics of its hidden states."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import random
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from optimum.utils import NormalizedConfigManager
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging
+
+from ..students import TeacherEmbeddings
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class TeacherDimensions:
+    """Shape of an encoder, whatever its configuration calls the fields."""
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    vocab_size: int
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig) -> TeacherDimensions:
+        """Read the dimensions of any configuration, by Optimum's normalised names where it knows the model type.
+
+        Raises:
+            ValueError: If the configuration does not tell a dimension.
+        """
+        try:
+            normalized = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+        except KeyError:
+            normalized = config  # a type that Optimum does not list: most use the standard names
+        values = {}
+        for name, alternative in {
+            "num_layers": "num_hidden_layers",
+            "hidden_size": "hidden_size",
+            "num_attention_heads": "num_attention_heads",
+            "vocab_size": "vocab_size",
+        }.items():
+            value = getattr(normalized, name, None) or getattr(config, alternative, None)
+            if not isinstance(value, int):
+                raise ValueError(
+                    f"the teacher's configuration ({config.model_type}) does not tell {alternative}; "
+                    "choose a BERT-like encoder."
+                )
+            values[name] = value
+        return cls(**values)
+
+
+class Teacher:
+    """A frozen encoder in eval mode that gives hidden states as targets.
+
+    Args:
+        model: An encoder without a head. Its parameters are frozen and it is put in eval mode.
+        tokenizer: Its fast tokenizer; students share it.
+        name: What reports and cards call it.
+        dtype: What it computes in. The word embeddings that students inherit stay float32 whatever this is.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.name = name or model.config._name_or_path
+        self.dimensions = TeacherDimensions.from_config(model.config)
+        if dtype != torch.float32:
+            self.to_dtype(dtype)
+
+    @cached_property
+    def embeddings(self) -> TeacherEmbeddings:
+        """The word and position embeddings that students inherit, with their principal basis."""
+        return TeacherEmbeddings.from_teacher(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the teacher computes."""
+        return self.model.device
+
+    def to(self, device: torch.device | str) -> Teacher:
+        """Move the teacher, and return it."""
+        self.model.to(device)
+        return self
+
+    def to_dtype(self, dtype: torch.dtype) -> Teacher:
+        """Compute in ``dtype`` from now on, and return the teacher."""
+        if dtype == self.model.dtype:
+            return self
+        # students inherit the table as it was before rounding: the model gets a table of its own
+        table = self.embeddings.table
+        own_table = nn.Embedding.from_pretrained(
+            table.detach().to(dtype), freeze=True, padding_idx=self.model.config.pad_token_id
+        )
+        self.model.set_input_embeddings(own_table)
+        self.model.to(dtype)
+        return self
+
+    @torch.no_grad()
+    def hidden_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, layers: Iterable[int]
+    ) -> dict[int, torch.Tensor]:
+        """Hidden states of the given layers.
+
+        Args:
+            input_ids: ``(batch, sequence)``.
+            attention_mask: ``(batch, sequence)``, 1 for real tokens.
+            layers: Layers, counted from 1.
+
+        Returns:
+            For each layer ``(batch, sequence, hidden_size)``. The last layer is the model's ``last_hidden_state``,
+            after a final norm where the architecture has one.
+        """
+        device_type = input_ids.device.type
+        with torch.autocast(device_type, enabled=False):
+            outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        last = self.dimensions.num_layers
+        return {layer: outputs.last_hidden_state if layer == last else outputs.hidden_states[layer] for layer in layers}
+
+
+def load_teacher(name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None) -> Teacher:
+    """Load any encoder from the Hub or a local path as a teacher.
+
+    Args:
+        name_or_path: Hub id or local directory of a BERT-like encoder, with or without a head.
+        dtype: What the teacher computes in.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: If the model is no bidirectional encoder, or has no fast tokenizer.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"teacher={name_or_path!r} cannot be loaded; name a Hub id or a local directory with a config.json. "
+            f"The loader said: {error}"
+        ) from error
+    _refuse_non_encoders(name_or_path, config)
+    tokenizer = _load_tokenizer(name_or_path, revision)
+    model_class = AutoModel._model_mapping.get(type(config), None) if hasattr(AutoModel, "_model_mapping") else None
+    keywords: dict[str, Any] = {}
+    if inspect.isclass(model_class) and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
+        keywords["add_pooling_layer"] = False
+    model = AutoModel.from_pretrained(name_or_path, revision=revision, dtype=torch.float32, **keywords)
+    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not _sees_both_ways(model, tokenizer):
+        raise ValueError(
+            f"teacher={name_or_path!r} ({config.model_type}) reads in one direction only; choose a bidirectional "
+            "encoder such as FacebookAI/xlm-roberta-base."
+        )
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise ValueError(
+            f"teacher={name_or_path!r}: the tokenizer has {len(tokenizer)} tokens, the model only "
+            f"{model.get_input_embeddings().weight.shape[0]} embeddings; they do not belong together."
+        )
+    return Teacher(model, tokenizer, name=name_or_path, dtype=dtype)
+
+
+def _load_tokenizer(name_or_path: str, revision: str | None) -> PreTrainedTokenizerBase:
+    remedy = "save a fast tokenizer beside the model with AutoTokenizer.from_pretrained(…).save_pretrained(…)."
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"teacher={name_or_path!r} has no tokenizer that loads ({error}); {remedy}") from error
+    # where no file is found, transformers 5 makes an empty tokenizer of the model's kind: special tokens and a space
+    if len(tokenizer) <= len(tokenizer.all_special_tokens) + 1:
+        raise ValueError(f"teacher={name_or_path!r} has no tokenizer; {remedy}")
+    if not tokenizer.is_fast:
+        raise ValueError(f"teacher={name_or_path!r} has no fast tokenizer; {remedy}")
+    return tokenizer
+
+
+def _refuse_non_encoders(name_or_path: str, config: PretrainedConfig) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        kind = "an encoder-decoder"
+    elif getattr(config, "is_decoder", False):
+        kind = "a decoder"
+    else:
+        return
+    raise ValueError(
+        f"teacher={name_or_path!r} ({config.model_type}) is {kind}; choose a bidirectional encoder such as "
+        "FacebookAI/xlm-roberta-base."
+    )
+
+
+@torch.no_grad()
+def _sees_both_ways(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the first token's state depends on the last token."""
+    model.eval()
+    ordinary = [i for i in range(min(len(tokenizer), 200)) if i not in tokenizer.all_special_ids][-4:]
+    first = torch.tensor([ordinary])
+    second = first.clone()
+    second[0, -1] = ordinary[0]
+    states = [
+        model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0, 0] for ids in (first, second)
+    ]
+    return not torch.allclose(states[0], states[1])
+
+
+class HiddenStateStatistics:
+    """Mean and standard deviation of the teacher's hidden states, per layer and dimension.
+
+    Standardised targets have mean 0 and variance 1 in every dimension, so that no layer and no dimension of huge
+    magnitude outweighs the others, and a mean squared error of 1 is what predicting the mean earns.
+
+    Args:
+        mean: For each layer ``(hidden_size,)``.
+        std: For each layer ``(hidden_size,)``.
+    """
+
+    def __init__(self, mean: Mapping[int, torch.Tensor], std: Mapping[int, torch.Tensor]) -> None:
+        self.mean = dict(mean)
+        self.std = dict(std)
+
+    @classmethod
+    def estimate(
+        cls, teacher: Teacher, batches: Iterable[Mapping[str, torch.Tensor]], layers: Sequence[int]
+    ) -> HiddenStateStatistics:
+        """Estimate from batches of ``input_ids`` and ``attention_mask``; padding does not count."""
+        size = teacher.dimensions.hidden_size
+        count = 0
+        total = {layer: torch.zeros(size, dtype=torch.float64) for layer in layers}
+        square = {layer: torch.zeros(size, dtype=torch.float64) for layer in layers}
+        for batch in batches:
+            mask = batch["attention_mask"].to(teacher.device)
+            states = teacher.hidden_states(batch["input_ids"].to(teacher.device), mask, layers)
+            count += int(mask.sum())
+            for layer, values in states.items():
+                real = values[mask.bool()].float().cpu().double()  # not every accelerator has float64
+                total[layer] += real.sum(0)
+                square[layer] += real.square().sum(0)
+        if count < 2:
+            raise ValueError("the teacher's statistics need at least two tokens of training text.")
+        mean = {layer: total[layer] / count for layer in layers}
+        # a dimension in which the teacher is constant is left unscaled rather than blown up
+        variance = {layer: (square[layer] / count - mean[layer].square()).clamp_min(0) for layer in layers}
+        std = {layer: torch.where(variance[layer] > 1e-12, variance[layer].sqrt(), 1.0) for layer in layers}
+        return cls({k: v.float() for k, v in mean.items()}, {k: v.float() for k, v in std.items()})
+
+    @classmethod
+    def from_texts(
+        cls,
+        teacher: Teacher,
+        texts: Iterable[Mapping[str, Any]],
+        layers: Sequence[int],
+        count: int,
+        batch_size: int,
+        seed: int = 0,
+    ) -> HiddenStateStatistics:
+        """Estimate from a random sample of ``count`` texts, given as ``input_ids`` (the first ones of a stream).
+
+        A corpus is often ordered by language: its beginning would standardise all languages by the first few.
+        """
+        if isinstance(texts, Sized) and hasattr(texts, "__getitem__"):
+            chosen = sorted(random.Random(seed).sample(range(len(texts)), min(count, len(texts))))
+            sample: Iterable[Mapping[str, Any]] = (texts[index] for index in chosen)
+        else:
+            sample = itertools.islice(texts, count)
+        rows: Any = [{"input_ids": row["input_ids"]} for row in sample]
+        rows.sort(key=lambda row: len(row["input_ids"]))
+        collator = DataCollatorWithPadding(teacher.tokenizer)
+        return cls.estimate(teacher, DataLoader(rows, batch_size=batch_size, collate_fn=collator), layers)
+
+    def to(self, device: torch.device | str) -> HiddenStateStatistics:
+        """Return the statistics on a device."""
+        return HiddenStateStatistics(
+            {layer: value.to(device) for layer, value in self.mean.items()},
+            {layer: value.to(device) for layer, value in self.std.items()},
+        )
+
+    def standardize(self, layer: int, states: torch.Tensor) -> torch.Tensor:
+        """Standardise states ``(…, hidden_size)`` of a layer, in float32."""
+        return (states.float() - self.mean[layer]) / self.std[layer]
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file."""
+        tensors = {f"mean.{layer}": value.contiguous().cpu() for layer, value in self.mean.items()}
+        tensors.update({f"std.{layer}": value.contiguous().cpu() for layer, value in self.std.items()})
+        save_file(tensors, str(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> HiddenStateStatistics:
+        """Read from a file that `save` wrote."""
+        parts: dict[str, dict[int, torch.Tensor]] = {"mean": {}, "std": {}}
+        with safe_open(str(path), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (a safe_open handle is no mapping)
+                part, layer = name.split(".")
+                # a copy: the tensor would else live in the file, which goes when its checkpoint is rotated
+                parts[part][int(layer)] = file.get_tensor(name).clone()
+        return cls(parts["mean"], parts["std"])

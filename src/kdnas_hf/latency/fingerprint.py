@@ -1,0 +1,77 @@
+"""Which machine a latency was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import transformers
+
+RELEVANT_CPU_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "sve",
+)
+
+
+@dataclass(frozen=True)
+class DeviceFingerprint:
+    """What a latency depends on beside the model: processor, its relevant instructions, and library versions."""
+
+    device: str
+    processor: str
+    flags: tuple[str, ...]
+    cores: int
+    torch: str
+    transformers: str
+    platform: str
+
+    @classmethod
+    def of(cls, device: str = "cpu") -> DeviceFingerprint:
+        """Read this machine's fingerprint for a torch device."""
+        processor, flags = _cpu()
+        if device.startswith("cuda"):
+            processor = torch.cuda.get_device_name(device)
+        return cls(
+            device=device,
+            processor=processor,
+            flags=flags,
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            torch=torch.__version__,
+            transformers=transformers.__version__,
+            platform=platform.platform(),
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields, for JSON."""
+        return asdict(self) | {"flags": list(self.flags)}
+
+    def __str__(self) -> str:
+        flags = f" ({', '.join(self.flags)})" if self.flags and self.device == "cpu" else ""
+        return f"{self.processor}{flags}, {self.cores} cores, torch {self.torch}"
+
+
+@cache
+def _cpu() -> tuple[str, tuple[str, ...]]:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine(), ()
+    name, flags = platform.machine(), set()
+    for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            name = value.strip()
+        elif key.strip() in ("flags", "Features"):
+            flags = set(value.split())
+            break
+    return name, tuple(flag for flag in RELEVANT_CPU_FLAGS if flag in flags)

@@ -1,0 +1,164 @@
+"""`NASSearchCallback`: carries what a pool's mini-KD measures to the study."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+from .ledger import ArchitectureRecord
+from .reward import Reward
+from .space import Architecture
+from .study import SearchStudy
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture that is about to be measured.
+
+    Attributes:
+        number: Number of its trial.
+        episode: Its episode, counted from 0.
+        architecture: Its shape.
+        parameters: Parameters of the student as it is saved.
+        latency_ms: Median latency, in milliseconds.
+        latency_iqr_ms: Interquartile range, in milliseconds.
+        teacher_latency_ms: Median latency of the teacher measured with it, in milliseconds.
+    """
+
+    number: int
+    episode: int
+    architecture: Architecture
+    parameters: int
+    latency_ms: float
+    latency_iqr_ms: float
+    teacher_latency_ms: float
+
+    @property
+    def name(self) -> str:
+        """Its name in a `StudentPool` and in the metrics of the trainer."""
+        return f"trial_{self.number}"
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than the teacher it is."""
+        return self.teacher_latency_ms / self.latency_ms
+
+
+class NASSearchCallback(TrainerCallback):
+    """Reports the progress of each candidate to its trial, and records what was measured when the mini-KD ends.
+
+    The trainer evaluates at the end of each epoch and after the last step, because this callback asks for it. Only the
+    main process writes.
+
+    Args:
+        study: The study; None in processes other than the main one.
+        candidates: The candidates, named as the pool's members are.
+        reward: What an architecture is worth.
+        on_record: Called with every record, after it is on the disk.
+    """
+
+    def __init__(
+        self,
+        study: SearchStudy | None,
+        candidates: Mapping[str, Candidate],
+        reward: Reward,
+        on_record: Callable[[ArchitectureRecord], None] | None = None,
+    ) -> None:
+        self.study = study
+        self.candidates = dict(candidates)
+        self.reward = reward
+        self.on_record = on_record
+        self._evaluated_step = -1
+        self._metrics: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Ask for an evaluation after the last step."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+        return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Ask for an evaluation, unless this step has just been evaluated."""
+        control.should_evaluate = self._evaluated_step != state.global_step
+        return control
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Report R² of each candidate to its trial."""
+        self._evaluated_step = state.global_step
+        self._metrics = dict(metrics or {})
+        if self.study is None:
+            return
+        for name, candidate in self.candidates.items():
+            r2 = self._metric(name, "r2")
+            if r2 is not None and not self.study.is_finished(candidate.number):
+                self.study.report(candidate.number, r2, state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record every candidate."""
+        self.record_all()
+
+    def record_all(self) -> None:
+        """Record every candidate that has no result yet, from its last evaluation."""
+        if self.study is None:
+            return
+        seconds = (time.monotonic() - self._started) / len(self.candidates)
+        for name, candidate in self.candidates.items():
+            if self.study.is_finished(candidate.number):
+                continue
+            record = self._record(candidate, self._metric(name, self.reward.metric), self._metric(name, "r2"), seconds)
+            self.study.record(record)
+            if self.on_record is not None:
+                self.on_record(record)
+
+    def _metric(self, name: str, metric: str) -> float | None:
+        """A candidate's metric at the last evaluation; None if it was dropped or is not finite."""
+        key = f"eval_{metric}" if len(self.candidates) == 1 else f"eval_{name}_{metric}"
+        value = self._metrics.get(key)
+        return value if value is not None and math.isfinite(value) else None
+
+    def _record(self, candidate: Candidate, loss: float | None, r2: float | None, seconds: float) -> ArchitectureRecord:
+        reward = None if loss is None else self.reward(loss, candidate.latency_ms, candidate.teacher_latency_ms)
+        return ArchitectureRecord(
+            number=candidate.number,
+            episode=candidate.episode,
+            architecture=candidate.architecture,
+            state="failed" if loss is None else "complete",
+            loss=loss,
+            r2=r2,
+            latency_ms=candidate.latency_ms,
+            latency_iqr_ms=candidate.latency_iqr_ms,
+            teacher_latency_ms=candidate.teacher_latency_ms,
+            speedup=candidate.speedup,
+            parameters=candidate.parameters,
+            tokens=int(self._metrics.get("eval_trained_tokens", 0)),
+            seconds=round(seconds, 3),
+            reward=reward,
+        )

@@ -1,0 +1,116 @@
+"""The ledger: one line of ``architectures.jsonl`` for each measured architecture, written the moment it is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers.utils import logging
+
+from .space import Architecture
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ArchitectureRecord:
+    """What was measured of one architecture.
+
+    Attributes:
+        number: Number of its trial in the study.
+        episode: Episode that it was a candidate of, counted from 0.
+        architecture: Its shape.
+        state: ``"complete"``, or ``"failed"`` if its mini-KD diverged; then the figures that do not exist are None.
+        loss: L of the reward, on held-out text after the mini-KD.
+        r2: R² of its last mapped layer on held-out text.
+        latency_ms: Median latency, in milliseconds.
+        latency_iqr_ms: Interquartile range of the latency, in milliseconds.
+        teacher_latency_ms: Median latency of the teacher, measured interleaved with it, in milliseconds.
+        speedup: ``teacher_latency_ms / latency_ms``.
+        parameters: Parameters of the student as it is saved, embeddings included.
+        tokens: Real (unpadded) tokens that it was trained on.
+        seconds: Its share of the wall-clock time of its pool's mini-KD: that time divided by the pool's candidates,
+            counted from the last time that the mini-KD was resumed.
+        reward: What the controller learns from.
+    """
+
+    number: int
+    episode: int
+    architecture: Architecture
+    state: str
+    loss: float | None
+    r2: float | None
+    latency_ms: float
+    latency_iqr_ms: float
+    teacher_latency_ms: float
+    speedup: float
+    parameters: int
+    tokens: int
+    seconds: float
+    reward: float | None
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> ArchitectureRecord:
+        """Read a line that `to_json` wrote.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        try:
+            values = json.loads(line)
+            return cls(**values | {"architecture": Architecture(**values["architecture"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a record of an architecture: {error}") from error
+
+
+class Ledger:
+    """Append-only file of `ArchitectureRecord`.
+
+    Args:
+        path: ``architectures.jsonl`` of a run.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def read(self) -> list[ArchitectureRecord]:
+        """All records up to the last good line; what follows a damaged line does not count, and a warning says so."""
+        if not self.path.exists():
+            return []
+        records = []
+        lines = self.path.read_bytes().split(b"\n")
+        for index, line in enumerate(lines):
+            if not line:
+                continue
+            try:
+                records.append(ArchitectureRecord.from_json(line.decode("utf-8")))
+            except ValueError:
+                logger.warning(
+                    f"{self.path}: line {index + 1} of {len(lines)} is damaged; "
+                    f"the {len(records)} records before it count."
+                )
+                break
+        return records
+
+    def append(self, record: ArchitectureRecord) -> None:
+        """Write one record; it is on the disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(record.to_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rewrite(self, records: Iterable[ArchitectureRecord]) -> None:
+        """Replace the file atomically."""
+        temporary = self.path.with_suffix(".jsonl.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(record.to_json() + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path)

@@ -1,0 +1,675 @@
+"""`ArchitectureSearch`: the episodes of KD-NAS on top of Trainer, and the distillation of the best."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from ..distillation import (
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    HiddenStateStatistics,
+    StudentPool,
+    Teacher,
+    resolve_layer_mapping,
+)
+from ..latency import LatencyBenchmark, LatencyReport, stand_in
+from ..students import KDNASConfig, KDNASModel
+from .arguments import SearchArguments
+from .callback import Candidate, NASSearchCallback
+from .configuration import check_writable, refuse_other_run, resolve_configuration, settle_configuration
+from .controller import make_controller
+from .ledger import ArchitectureRecord
+from .report import write_report
+from .space import Architecture, SearchSpace
+from .study import SearchStudy
+
+logger = logging.get_logger(__name__)
+
+STATISTICS_FILE = "teacher_statistics.safetensors"
+RESULTS_FILE = "distillation.json"
+COST_FILE = "cost.json"
+STUDENT_FOLDER = "student"
+LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True)
+class DistilledStudent:
+    """A student that was distilled on the full corpus.
+
+    Attributes:
+        path: Its directory, relative to the run directory.
+        architecture: Its shape.
+        loss: L of the reward, on held-out text.
+        r2: R² of its last mapped layer on held-out text.
+        r2_per_layer: R² of each of its mapped layers.
+        latency_ms: Median latency, in milliseconds.
+        latency_iqr_ms: Interquartile range, in milliseconds.
+        teacher_latency_ms: Median latency of the teacher measured interleaved with it, in milliseconds.
+        speedup: ``teacher_latency_ms / latency_ms``.
+        parameters: Its parameters, embeddings included.
+        tokens: Real tokens that it was trained on.
+        reward: Its reward after the full distillation.
+    """
+
+    path: str
+    architecture: Architecture
+    loss: float
+    r2: float
+    r2_per_layer: dict[str, float]
+    latency_ms: float
+    latency_iqr_ms: float
+    teacher_latency_ms: float
+    speedup: float
+    parameters: int
+    tokens: int
+    reward: float
+
+
+@dataclass
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        folder: The run directory.
+        records: Every measured architecture.
+        students: The distilled students, best first.
+        latency_method: How latency was measured, in one sentence.
+        cost: Wall-clock seconds by stage.
+    """
+
+    folder: Path
+    records: list[ArchitectureRecord]
+    students: list[DistilledStudent]
+    latency_method: str
+    cost: dict[str, float] = field(default_factory=dict)
+
+
+class SearchError(RuntimeError):
+    """A search that ended without a student."""
+
+
+class ArchitectureSearch:
+    """KD-NAS: episodes of candidates chosen by a controller, distilled on a proxy set and measured.
+
+    Every measured architecture is on the disk the moment it is measured; a search that is started again in the same
+    directory goes on where it was. Under ``accelerate launch`` with several processes all of them train, and the main
+    process measures latency and keeps the study.
+
+    Args:
+        teacher: The teacher.
+        space: The search space.
+        train_dataset: The full corpus as ``input_ids``.
+        proxy_dataset: The part of it that candidates are distilled on.
+        heldout_dataset: Text that no student is trained on.
+        args: Of the search.
+        training_args: Of every distillation; ``output_dir`` is the run directory, ``num_train_epochs`` (or
+            ``max_steps``) is for the full distillation.
+        latency_benchmark: What measures latency; by default as ``args`` say, on this machine.
+        callbacks: For every trainer of the search.
+        configuration: What else the result depends on (the data, say); a run directory is only resumed with the same.
+
+    Raises:
+        ValueError: If something does not fit together, before anything slow starts.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        space: SearchSpace,
+        train_dataset: datasets.Dataset,
+        proxy_dataset: datasets.Dataset,
+        heldout_dataset: datasets.Dataset,
+        args: SearchArguments,
+        training_args: DistillationTrainingArguments,
+        latency_benchmark: LatencyBenchmark | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        configuration: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.teacher = teacher
+        self.space = space
+        self.train_dataset = train_dataset
+        self.proxy_dataset = proxy_dataset
+        self.heldout_dataset = heldout_dataset
+        self.args = args
+        self.training_args = training_args
+        self.callbacks = list(callbacks)
+        self.reward = args.reward_function
+        self.folder = Path(training_args.output_dir or "runs")
+        self.benchmark = latency_benchmark or LatencyBenchmark(
+            batch_size=args.latency_batch_size,
+            sequence_length=args.latency_sequence_length,
+            threads=args.latency_threads,
+            repeats=args.latency_repeats,
+        )
+        self._check()
+        self.configuration = resolve_configuration(
+            teacher,
+            space,
+            args,
+            training_args,
+            texts={
+                "train": _identity(train_dataset),
+                "proxy": _identity(proxy_dataset),
+                "heldout": _identity(heldout_dataset),
+            },
+            extra=configuration or {},
+        )
+
+    def _check(self) -> None:
+        """Everything that could fail late, checked early."""
+        self.teacher_layers = check_search(self.teacher, self.space, self.args, self.training_args)
+        for name in ("train", "proxy", "heldout"):
+            if len(getattr(self, f"{name}_dataset")) == 0:
+                raise ValueError(f"{name}_dataset is empty; give more text.")
+            longest = max(_lengths(getattr(self, f"{name}_dataset")))
+            _check_length(
+                f"{name}_dataset has a text of {longest} tokens; truncate to max_length",
+                longest,
+                student_config(self.teacher, next(iter(self.space))),
+            )
+
+    # ---- processes ----
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process keeps the study and measures latency."""
+        return self.training_args.process_index == 0
+
+    def _from_main(self, value: Any) -> Any:
+        """What the main process has, in every process."""
+        if self.training_args.world_size == 1:
+            return value
+        return broadcast_object_list([value])[0]
+
+    # ---- the run ----
+
+    def run(self) -> SearchResult:
+        """Search, distil the best, and write the report.
+
+        Raises:
+            ValueError: If the output directory cannot be written, or holds a run of another configuration.
+            SearchError: If no architecture meets the constraints.
+        """
+        if not self.is_main:
+            return self._run()
+        check_writable(self.folder)
+        try:
+            # a killed launcher may leave the process that it launched alive
+            with FileLock(self.folder / LOCK_FILE, timeout=0):
+                return self._run()
+        except Timeout as error:
+            raise ValueError(
+                f"output_dir={str(self.folder)!r} is in use by another process that searches; wait for it or end it."
+            ) from error
+
+    def _run(self) -> SearchResult:
+        started = time.monotonic()
+        study = None
+        if self.is_main:
+            settle_configuration(self.folder, self.configuration, resume=self.args.resume)
+            study = SearchStudy(
+                self.folder,
+                make_controller(
+                    self.args.controller,
+                    self.space,
+                    self.args.candidates_per_episode,
+                    seed=self.training_args.seed,
+                    epsilon=self.args.epsilon,
+                ),
+                min_speedup=self.args.min_speedup,
+            )
+        self._from_main(None)  # nobody goes on before the directory is settled
+        self.cost = self._load_cost()
+        statistics = self._statistics()
+        self._search(study, statistics)
+        best = self._from_main(study.best(self.args.top_k) if study is not None else None)
+        if not best:
+            raise SearchError(
+                f"none of the measured architectures is at least min_speedup={self.args.min_speedup} times faster than "
+                "the teacher (or all of them diverged); allow smaller shapes in the search space, or lower min_speedup."
+            )
+        students = self._distil(best, statistics)
+        result = SearchResult(
+            folder=self.folder,
+            records=self._from_main(study.records() if study is not None else None),
+            students=students,
+            latency_method=self._from_main(self._latency_method() if self.is_main else None),
+            cost=self.cost,
+        )
+        if self.is_main:
+            self._add_cost("total", time.monotonic() - started)
+            self._warn_if_too_slow(students)
+            write_report(result, self.args, self.teacher.name, self.reward)
+        return result
+
+    def _search(self, study: SearchStudy | None, statistics: HiddenStateStatistics | None) -> None:
+        planned = min(self.args.num_episodes * self.args.candidates_per_episode, len(self.space))
+        with tqdm(
+            total=planned,
+            desc="search",
+            unit="architecture",
+            initial=self._from_main(len(study.records()) if study is not None else 0),
+            disable=self.training_args.disable_tqdm or not self.is_main,
+        ) as progress:
+            for episode in range(self.args.num_episodes):
+                progress.set_description(f"episode {episode + 1}/{self.args.num_episodes}")
+                chosen = self._from_main(study.candidates(episode) if study is not None else None)
+                if not chosen:
+                    logger.info(f"all {len(self.space)} architectures of the space are measured.")
+                    break
+                size = self.args.pool_size or len(chosen)
+                numbers = list(chosen)
+                for start in range(0, len(numbers), size):
+                    pool = {number: chosen[number] for number in numbers[start : start + size]}
+                    self._measure_pool(study, episode, pool, statistics, progress)
+
+    def _measure_pool(
+        self,
+        study: SearchStudy | None,
+        episode: int,
+        pool: Mapping[int, Architecture],
+        statistics: HiddenStateStatistics | None,
+        progress: tqdm,
+    ) -> None:
+        """Latency and mini-KD of some candidates of an episode, which train together."""
+        if self._from_main(study is not None and all(study.is_finished(number) for number in pool)):
+            return
+        candidates = self._from_main(self._time_candidates(study, episode, pool) if study is not None else None)
+        folder = self.folder / "episodes" / f"{episode:03d}-{min(pool):04d}"
+        with self._clock("mini_kd"):
+            callback = NASSearchCallback(
+                study,
+                {candidate.name: candidate for candidate in candidates},
+                self.reward,
+                on_record=lambda record: self._announce(record, progress),
+            )
+            students = {c.name: student_config(self.teacher, c.architecture) for c in candidates}
+            trainer = self._trainer(
+                students,
+                self._mini_kd_arguments(folder),
+                self.proxy_dataset,
+                statistics,
+                [callback],
+            )
+            if not self._train(trainer, folder):
+                callback.record_all()
+            del trainer, students
+            gc.collect()
+        if self.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _announce(self, record: ArchitectureRecord, progress: tqdm) -> None:
+        """One line for each measured architecture."""
+        progress.update()
+        figures = (
+            "diverged"
+            if record.state != "complete"
+            else f"R² {record.r2:.3f}  loss {record.loss:.3f}  reward {record.reward:.3f}"
+        )
+        slow = "  (below min_speedup)" if record.speedup < self.args.min_speedup else ""
+        logger.info(
+            f"#{record.number:<3d} {record.architecture!s:<36} {figures}  {record.latency_ms:.1f} ms = "
+            f"{record.speedup:.1f}x{slow}"
+        )
+
+    # ---- latency ----
+
+    def _time_candidates(self, study: SearchStudy, episode: int, pool: Mapping[int, Architecture]) -> list[Candidate]:
+        """Candidates with their latency; what was measured before an interruption is kept."""
+        timed = {number: study.latency(number) for number in pool}
+        missing = {number: pool[number] for number, latency in timed.items() if latency is None}
+        if missing:
+            with self._clock("latency"):
+                report = self._measure_latency(missing)
+            for number in missing:
+                measured = report.measurements[str(number)]
+                latency = (measured.median_ms, measured.iqr_ms, report.measurements["teacher"].median_ms)
+                study.set_latency(number, latency)
+                timed[number] = latency
+        candidates = []
+        for number, architecture in pool.items():
+            median, iqr, teacher_median = timed[number] or (math.nan, math.nan, math.nan)
+            candidates.append(
+                Candidate(
+                    number=number,
+                    episode=episode,
+                    architecture=architecture,
+                    parameters=self._parameters(architecture),
+                    latency_ms=median,
+                    latency_iqr_ms=iqr,
+                    teacher_latency_ms=teacher_median,
+                )
+            )
+        return candidates
+
+    def _measure_latency(self, architectures: Mapping[int, Architecture]) -> LatencyReport:
+        """Teacher and students side by side; latency depends on shapes alone, so weights are random."""
+        models = {"teacher": stand_in(type(self.teacher.model), self.teacher.model.config)}
+        for number, architecture in architectures.items():
+            models[str(number)] = stand_in(KDNASModel, student_config(self.teacher, architecture))
+        return self.benchmark.measure(models)
+
+    def _latency_method(self) -> str:
+        return self.benchmark.describe_method()
+
+    def _parameters(self, architecture: Architecture) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in KDNASModel(student_config(self.teacher, architecture)).parameters())
+
+    # ---- distillation ----
+
+    def _statistics(self) -> HiddenStateStatistics | None:
+        """The teacher's statistics for every layer that any candidate may learn from; estimated once for a run."""
+        if self.training_args.hidden_state_normalization == "none":
+            return None
+        path = self.folder / STATISTICS_FILE
+        if self.is_main and not path.is_file():
+            with self._clock("teacher_statistics"):
+                if self.training_args.teacher_in_bf16:
+                    self.teacher.to_dtype(torch.bfloat16)
+                self.teacher.to(self.training_args.device)
+                statistics = HiddenStateStatistics.from_texts(
+                    self.teacher,
+                    self.proxy_dataset,
+                    self.teacher_layers,
+                    count=self.training_args.statistics_sentences,
+                    batch_size=self.training_args.per_device_eval_batch_size,
+                    seed=self.training_args.seed,
+                )
+                temporary = path.with_suffix(".tmp")
+                statistics.save(temporary)
+                os.replace(temporary, path)
+        self._from_main(None)
+        return HiddenStateStatistics.load(path)
+
+    def _trainer(
+        self,
+        students: Mapping[str, KDNASConfig],
+        training_args: DistillationTrainingArguments,
+        dataset: datasets.Dataset,
+        statistics: HiddenStateStatistics | None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> DistillationTrainer:
+        if training_args.teacher_in_bf16:
+            self.teacher.to_dtype(torch.bfloat16)
+        return DistillationTrainer(
+            model=StudentPool.create(students, self.teacher, training_args),
+            teacher=self.teacher,
+            args=training_args,
+            train_dataset=dataset,
+            eval_dataset=self.heldout_dataset,
+            statistics=statistics,
+            callbacks=[*self.callbacks, *callbacks],
+        )
+
+    def _mini_kd_arguments(self, folder: Path) -> DistillationTrainingArguments:
+        args = copy.copy(self.training_args)
+        args.output_dir = str(folder)
+        args.num_train_epochs = self.args.mini_kd_epochs
+        args.max_steps = -1
+        args.save_total_limit = 1
+        args.push_to_hub = False
+        args.load_best_model_at_end = False
+        return args
+
+    def _distil(
+        self, best: Sequence[ArchitectureRecord], statistics: HiddenStateStatistics | None
+    ) -> list[DistilledStudent]:
+        """Distil the best architectures on the full corpus, together, and save them."""
+        results = self.folder / RESULTS_FILE
+        folder = self.folder / "distillation"
+        if self.is_main:  # what a process left that died while it saved a student
+            for leftover in self.folder.glob(f".{STUDENT_FOLDER}*-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        if results.is_file():
+            if self.is_main:
+                shutil.rmtree(folder, ignore_errors=True)
+            done = json.loads(results.read_text(encoding="utf-8"))
+            return [DistilledStudent(**v | {"architecture": Architecture(**v["architecture"])}) for v in done]
+        architectures = {f"student_{i + 1}": record.architecture for i, record in enumerate(best)}
+        logger.info(f"distilling on the full corpus: {', '.join(str(a) for a in architectures.values())}")
+        with self._clock("distillation"):
+            args = copy.copy(self.training_args)
+            args.output_dir = str(folder)
+            args.save_total_limit = 1
+            trainer = self._trainer(
+                {name: student_config(self.teacher, architecture) for name, architecture in architectures.items()},
+                args,
+                self.train_dataset,
+                statistics,
+            )
+            self._train(trainer, folder)
+            metrics = trainer.evaluate()
+        students: list[DistilledStudent] = []
+        if self.is_main:
+            students = self._save_students(trainer, architectures, metrics)
+        students = self._from_main(students)
+        if not students:
+            raise SearchError("every student diverged during the full distillation; lower the learning rate.")
+        if self.is_main:
+            _write_atomically(results, json.dumps([asdict(s) for s in students], indent=2))
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(self.folder / "episodes", ignore_errors=True)
+        return students
+
+    def _save_students(
+        self, trainer: DistillationTrainer, architectures: Mapping[str, Architecture], metrics: Mapping[str, float]
+    ) -> list[DistilledStudent]:
+        """Measure and save the students, the best as ``student``, the others as ``student_2`` and so on."""
+        with self._clock("latency"):
+            report = self._measure_latency(dict(enumerate(architectures.values())))
+        teacher_latency = report.measurements["teacher"].median_ms
+        found = []
+        for index, (name, architecture) in enumerate(architectures.items()):
+            prefix = "eval_" if len(architectures) == 1 else f"eval_{name}_"
+            if f"{prefix}loss" not in metrics:
+                continue  # diverged
+            loss = metrics[prefix + self.reward.metric]
+            latency = report.measurements[str(index)]
+            layer = f"{prefix}r2_layer_"
+            student = DistilledStudent(
+                path=STUDENT_FOLDER,
+                architecture=architecture,
+                loss=loss,
+                r2=metrics[f"{prefix}r2"],
+                r2_per_layer={key.removeprefix(layer): v for key, v in metrics.items() if key.startswith(layer)},
+                latency_ms=latency.median_ms,
+                latency_iqr_ms=latency.iqr_ms,
+                teacher_latency_ms=teacher_latency,
+                speedup=teacher_latency / latency.median_ms,
+                parameters=self._parameters(architecture),
+                tokens=int(metrics["eval_trained_tokens"]),
+                reward=self.reward(loss, latency.median_ms, teacher_latency),
+            )
+            found.append((name, student))
+        found.sort(key=lambda item: -item[1].reward)
+        students = []
+        for rank, (name, student) in enumerate(found, start=1):
+            path = STUDENT_FOLDER if rank == 1 else f"{STUDENT_FOLDER}_{rank}"
+            self._save_student(trainer, name, self.folder / path)
+            students.append(DistilledStudent(**{**vars(student), "path": path}))
+        return students
+
+    def _save_student(self, trainer: DistillationTrainer, name: str, folder: Path) -> None:
+        """Write beside the target, then rename: a directory of that name is always whole."""
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=self.folder))
+        trainer.pool.students[name].save_pretrained(temporary)
+        self.teacher.tokenizer.save_pretrained(temporary)
+        temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+
+    def _train(self, trainer: DistillationTrainer, folder: Path) -> bool:
+        """Train, from the last checkpoint if there is one.
+
+        Returns:
+            False if the checkpoint is that of the end: it is loaded and evaluated, and no step is made.
+        """
+        checkpoint = self._last_checkpoint(folder)
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            if trainer.restore(checkpoint) and state.global_step < state.max_steps:
+                trainer.train(resume_from_checkpoint=checkpoint)
+                return True
+            trainer.state = state
+            trainer.evaluate()
+            return False
+        trainer.train()
+        return True
+
+    def _last_checkpoint(self, folder: Path) -> str | None:
+        """The last whole checkpoint; one that was being written when the process died is removed."""
+
+        def find() -> str | None:
+            checkpoints = sorted(
+                folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"),
+                key=lambda path: int(path.name.rsplit("-", 1)[1]),
+                reverse=True,
+            )
+            for checkpoint in checkpoints:
+                # the state is what Trainer writes last, but each process writes its own random state
+                processes = self.training_args.world_size
+                random_states = len(list(checkpoint.glob("rng_state*.pth")))
+                if _is_json(checkpoint / TRAINER_STATE_NAME) and random_states >= processes:
+                    logger.info(f"resuming from {checkpoint}")
+                    return str(checkpoint)
+                shutil.rmtree(checkpoint)
+            return None
+
+        return self._from_main(find() if self.is_main else None)
+
+    def _warn_if_too_slow(self, students: Sequence[DistilledStudent]) -> None:
+        for student in students:
+            if student.speedup < self.args.min_speedup:
+                logger.warning(
+                    f"{student.path}: measured again, it is {student.speedup:.2f}x faster than the teacher, less than "
+                    f"min_speedup={self.args.min_speedup:g}; its shape is too close to the bound."
+                )
+
+    # ---- cost ----
+
+    def _load_cost(self) -> dict[str, float]:
+        path = self.folder / COST_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @contextmanager
+    def _clock(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            if self.is_main:
+                self._add_cost(stage, time.monotonic() - started)
+
+    def _add_cost(self, stage: str, seconds: float) -> None:
+        self.cost[stage] = round(self.cost.get(stage, 0.0) + seconds, 1)
+        _write_atomically(self.folder / COST_FILE, json.dumps(self.cost, indent=2))
+
+
+def student_config(teacher: Teacher, architecture: Architecture) -> KDNASConfig:
+    """Configuration of a student of a teacher: its shape, the teacher's vocabulary and special tokens."""
+    tokenizer = teacher.tokenizer
+    return architecture.to_config(
+        vocab_size=teacher.model.get_input_embeddings().weight.shape[0],
+        pad_token_id=tokenizer.pad_token_id,
+        position_padding_idx=None if tokenizer.pad_token_id <= 1 else 1,
+        bos_token_id=tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id,
+        eos_token_id=tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id,
+    )
+
+
+def check_search(
+    teacher: Teacher,
+    space: SearchSpace,
+    args: SearchArguments,
+    training_args: DistillationTrainingArguments,
+    configuration: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Check what can be checked before any text is read.
+
+    Args:
+        teacher: The teacher.
+        space: The search space.
+        args: Of the search.
+        training_args: Of every distillation.
+        configuration: What else the result depends on; given, the output directory is checked as well.
+
+    Returns:
+        The teacher's layers that some architecture of the space learns from.
+
+    Raises:
+        ValueError: If a layer mapping does not fit, a latency cannot be measured, or the output directory holds
+            another run.
+    """
+    mappings = [
+        resolve_layer_mapping(training_args.layer_mapping, depth, teacher.dimensions.num_layers)
+        for depth in space.num_hidden_layers
+    ]
+    sequence = args.latency_sequence_length
+    example = student_config(teacher, next(iter(space)))
+    _check_length(f"latency_sequence_length={sequence} is too long; choose", sequence, example)
+    if configuration is not None:
+        resolved = resolve_configuration(teacher, space, args, training_args, texts=None, extra=configuration)
+        refuse_other_run(Path(training_args.output_dir or "runs"), resolved, resume=args.resume)
+    return sorted({pair.teacher for mapping in mappings for pair in mapping})
+
+
+def _check_length(complaint: str, tokens: int, config: KDNASConfig) -> None:
+    if tokens > config.max_tokens:
+        raise ValueError(f"{complaint} at most {config.max_tokens}: a student has no more positions.")
+
+
+def _identity(dataset: datasets.Dataset) -> str:
+    """Number of texts, and a digest of some of them at even spacing."""
+    count = len(dataset)
+    digest = hashlib.sha256()
+    for index in range(0, count, max(count // 256, 1)):
+        digest.update(repr(list(dataset[index]["input_ids"])).encode())
+    return f"{count} texts, {digest.hexdigest()[:12]}"
+
+
+def _lengths(dataset: datasets.Dataset) -> Iterator[int]:
+    if "length" in dataset.column_names:
+        yield from dataset["length"]
+    else:
+        yield from (len(row["input_ids"]) for row in dataset)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

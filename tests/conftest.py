@@ -1,0 +1,54 @@
+"""What all tests share: a tiny teacher, its tokenizer and some text, offline."""
+
+import logging
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from tiny_teacher import make_teacher_model, make_texts, make_tokenizer, tokenized
+
+torch.set_num_threads(1)  # models are tiny: threads would only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    """Recipes set up kdnas_hf's log lines; the next test must be able to capture them again."""
+    logger = logging.getLogger("kdnas_hf")
+    before = (logger.handlers[:], logger.propagate, logger.level)
+    yield
+    logger.handlers, logger.propagate, logger.level = before[0], before[1], before[2]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture
+def teacher(tokenizer):
+    from kdnas_hf import Teacher
+
+    return Teacher(make_teacher_model(), tokenizer, name="tiny teacher")
+
+
+@pytest.fixture(scope="session")
+def teacher_path(tokenizer, tmp_path_factory):
+    """A checkpoint of the tiny teacher, as the Hub would give it."""
+    path = tmp_path_factory.mktemp("teacher")
+    make_teacher_model().save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def train_texts(tokenizer):
+    return tokenized(tokenizer, make_texts(256, seed=1))
+
+
+@pytest.fixture(scope="session")
+def heldout_texts(tokenizer):
+    return tokenized(tokenizer, make_texts(64, seed=2))

@@ -1,0 +1,356 @@
+"""`DistillationTrainer` and `StudentPool`: what any Trainer does, and each student as if alone."""
+
+import copy
+import math
+
+import datasets
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, TrainerCallback
+
+from kdnas_hf import DistillationTrainer, DistillationTrainingArguments, KDNASConfig, KDNASModel, StudentPool, Teacher
+
+SHAPES = {
+    "small": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "deep": {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24},
+    "wide": {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32},
+}  # fmt: skip
+
+
+def config_of(name, teacher):
+    return KDNASConfig(
+        **SHAPES[name], vocab_size=teacher.dimensions.vocab_size, max_position_embeddings=66, hidden_dropout_prob=0.0
+    )
+
+
+def arguments(folder, **kwargs):
+    defaults = {
+        "per_device_train_batch_size": 16,
+        "max_steps": 8,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "statistics_sentences": 64,
+        "learning_rate": 5e-3,
+    }
+    return DistillationTrainingArguments(output_dir=str(folder), **defaults | kwargs)
+
+
+class Losses(TrainerCallback):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.values.append(logs["loss"])
+
+
+def make(teacher, folder, train, heldout=None, students=("deep",), callbacks=None, **kwargs):
+    args = arguments(folder, **kwargs)
+    pool = StudentPool.create({name: config_of(name, teacher) for name in students}, teacher, args)
+    return DistillationTrainer(
+        model=pool, teacher=teacher, args=args, train_dataset=train, eval_dataset=heldout, callbacks=callbacks
+    )
+
+
+def weights(trainer, name):
+    return {key: value.clone() for key, value in trainer.pool.members[name].named_parameters() if value.requires_grad}
+
+
+def assert_same_weights(first, second, **tolerance):
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(value, second[key], **tolerance, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_a_student_learns_and_r2_says_so(teacher, train_texts, heldout_texts, tmp_path):
+    trainer = make(teacher, tmp_path, train_texts, heldout_texts, max_steps=150)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_loss"] < before["eval_loss"]
+    assert after["eval_r2"] > max(before["eval_r2"], 0.02)
+    assert {"eval_r2_layer_1", "eval_r2_layer_2", "eval_r2_layer_3"} <= set(after)
+    assert after["eval_r2_layer_3"] == after["eval_r2"]
+
+
+def test_evaluation_is_the_loss_and_r2_of_all_heldout_tokens(teacher, train_texts, heldout_texts, tmp_path):
+    trainer = make(teacher, tmp_path, train_texts, heldout_texts, per_device_eval_batch_size=7, layer_mapping="2:1 3:4")
+    metrics = trainer.evaluate()
+    collated = teacher.tokenizer.pad({"input_ids": heldout_texts["input_ids"][:]}, return_tensors="pt")
+    mask = collated["attention_mask"].bool()
+    states = teacher.hidden_states(collated["input_ids"], collated["attention_mask"], [1, 4])
+    member = trainer.pool.members["deep"]
+    hidden = member.student(**collated, output_hidden_states=True).hidden_states
+    losses, scores = [], []
+    for layer, teacher_layer in ((2, 1), (3, 4)):
+        target = (states[teacher_layer][mask] - trainer.statistics.mean[teacher_layer]) / trainer.statistics.std[
+            teacher_layer
+        ]
+        error = (member.projections(layer, hidden[layer][mask])[0] - target).square()
+        losses.append(error.mean())
+        scores.append((1 - error.sum(0) / (target - target.mean(0)).square().sum(0)).mean())
+    assert metrics["eval_loss"] == pytest.approx(float(sum(losses) / 2), rel=1e-4)
+    assert metrics["eval_r2"] == pytest.approx(float(scores[1]), abs=1e-4)
+
+
+def test_accumulated_micro_batches_equal_one_big_batch(teacher, train_texts, tmp_path):
+    runs = {}
+    for name, size, accumulation in (("big", 16, 1), ("accumulated", 4, 4)):
+        losses = Losses()
+        trainer = make(
+            teacher, tmp_path / name, train_texts, callbacks=[losses], logging_steps=1,
+            per_device_train_batch_size=size, gradient_accumulation_steps=accumulation,
+        )  # fmt: skip
+        trainer.train()
+        runs[name] = (losses.values, weights(trainer, "deep"), trainer.trained_tokens)
+    assert runs["big"][0] == pytest.approx(runs["accumulated"][0], rel=1e-4)
+    assert len(runs["big"][0]) == 8
+    assert_same_weights(runs["big"][1], runs["accumulated"][1], atol=2e-4, rtol=1e-3)
+    assert runs["big"][2] == runs["accumulated"][2] > 0
+
+
+def test_each_student_of_a_pool_learns_as_if_alone(teacher, train_texts, heldout_texts, tmp_path):
+    together = make(teacher, tmp_path / "pool", train_texts, heldout_texts, students=SHAPES, max_grad_norm=0.1)
+    together.train()
+    metrics = together.evaluate()
+    for name in SHAPES:
+        alone = make(teacher, tmp_path / name, train_texts, heldout_texts, students=[name], max_grad_norm=0.1)
+        alone.train()
+        assert metrics[f"eval_{name}_loss"] == pytest.approx(alone.evaluate()["eval_loss"], rel=1e-5)
+        assert_same_weights(weights(together, name), weights(alone, name), atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_are_clipped_for_each_student_alone(teacher, train_texts, tmp_path):
+    norms = {}
+
+    class Norms(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            for name, member in model.items():
+                squares = [p.grad.square().sum() for p in member.parameters() if p.grad is not None]
+                norms.setdefault(name, []).append(float(torch.stack(squares).sum().sqrt()))
+
+    make(teacher, tmp_path, train_texts, students=SHAPES, max_grad_norm=0.05, max_steps=2, callbacks=[Norms()]).train()
+    assert set(norms) == set(SHAPES)
+    for values in norms.values():
+        assert values == pytest.approx([0.05, 0.05], rel=1e-3)
+
+
+def test_a_student_that_diverges_is_dropped_and_the_others_go_on(teacher, train_texts, heldout_texts, tmp_path):
+    class Poison(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 3:
+                with torch.no_grad():
+                    next(model.members["small"].student.encoder.parameters()).fill_(float("nan"))
+
+    trainer = make(teacher, tmp_path / "pool", train_texts, heldout_texts, students=SHAPES, callbacks=[Poison()])
+    trainer.train()
+    assert list(trainer.pool.dropped) == ["small"]
+    assert "step 4" in trainer.pool.dropped["small"]
+    metrics = trainer.evaluate()
+    assert "eval_small_loss" not in metrics
+    alone = make(teacher, tmp_path / "alone", train_texts, heldout_texts, students=["deep"])
+    alone.train()
+    assert metrics["eval_deep_loss"] == pytest.approx(alone.evaluate()["eval_loss"], rel=1e-5)
+
+
+def test_training_stops_when_every_student_is_dropped(teacher, train_texts, tmp_path):
+    trainer = make(teacher, tmp_path, train_texts, learning_rate=float("inf"), max_steps=20)
+    trainer.train()
+    assert trainer.state.global_step < 20
+    assert trainer.pool.active == {}
+
+
+@pytest.mark.parametrize("students", [["deep"], list(SHAPES)])
+def test_resuming_from_a_checkpoint_changes_nothing(teacher, train_texts, heldout_texts, tmp_path, students):
+    whole = make(teacher, tmp_path / "whole", train_texts, heldout_texts, students, max_steps=24)
+    whole.train()
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 20  # in the second epoch
+
+    saving = {"save_strategy": "steps", "save_steps": 10, "max_steps": 24}
+    cut = make(teacher, tmp_path / "cut", train_texts, heldout_texts, students, callbacks=[Stop()], **saving)
+    cut.train()
+    resumed = make(teacher, tmp_path / "cut", train_texts, heldout_texts, students, **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-20"))
+    for name in students:
+        assert_same_weights(weights(whole, name), weights(resumed, name), atol=1e-5, rtol=1e-4)
+    assert resumed.trained_tokens == whole.trained_tokens
+
+
+def test_a_checkpoint_of_another_pool_is_refused(teacher, train_texts, tmp_path):
+    make(teacher, tmp_path, train_texts, save_strategy="steps", save_steps=8).train()
+    other = make(teacher, tmp_path, train_texts, students=["wide"])
+    with pytest.raises(ValueError, match="written by another pool"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    with pytest.raises(ValueError, match="no checkpoint of a distillation"):
+        other._load_from_checkpoint(str(tmp_path))
+
+
+def test_the_saved_student_is_the_one_in_memory(teacher, train_texts, tmp_path):
+    trainer = make(teacher, tmp_path, train_texts)
+    trainer.train()
+    trainer.save_model(tmp_path / "student")
+    inputs = teacher.tokenizer(["bap dat", "nus lit kop"], padding=True, return_tensors="pt")
+    loaded = AutoModel.from_pretrained(tmp_path / "student", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
+    trainer.student.eval()
+    expected = trainer.student(**inputs).last_hidden_state
+    torch.testing.assert_close(loaded(**inputs).last_hidden_state, expected, atol=1e-5, rtol=1e-4)
+    assert isinstance(loaded, KDNASModel)
+    assert tokenizer(["bap dat"])["input_ids"] == teacher.tokenizer(["bap dat"])["input_ids"]
+    assert not any("projections" in key for key in loaded.state_dict())
+
+
+def test_the_teacher_and_its_table_do_not_change(teacher, train_texts, tmp_path):
+    before = copy.deepcopy(teacher.model.state_dict())
+    make(teacher, tmp_path, train_texts, students=SHAPES).train()
+    for key, value in teacher.model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_students_share_the_teachers_table(teacher, tmp_path):
+    args = arguments(tmp_path)
+    pool = StudentPool.create({name: config_of(name, teacher) for name in SHAPES}, teacher, args)
+    tables = {id(s.get_input_embeddings().table) for s in pool.students.values()}
+    assert tables == {id(teacher.embeddings.table)}
+
+
+def test_published_recipe_trains(teacher, train_texts, heldout_texts, tmp_path):
+    trainer = make(
+        teacher, tmp_path, train_texts, heldout_texts, layer_mapping="uniform+last", projection="shared",
+        projection_init="random", hidden_state_normalization="none", student_init="random", max_steps=60,
+    )  # fmt: skip
+    assert trainer.statistics is None
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+    shared = trainer.pool.members["deep"].projections.maps["shared"]
+    assert shared.out_features == 2 * 32
+
+
+def test_plain_use_with_a_configuration_and_a_bare_model(teacher, tokenizer, train_texts, tmp_path):
+    trainer = DistillationTrainer(
+        model=config_of("small", teacher),
+        teacher=teacher.model,
+        args=arguments(tmp_path, max_steps=2),
+        train_dataset=train_texts.remove_columns("length"),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    assert isinstance(trainer.student, KDNASModel)
+
+
+def test_a_student_given_as_a_model_is_trained_as_it_is(teacher, train_texts, tmp_path):
+    student = KDNASModel(config_of("small", teacher))
+    trainer = DistillationTrainer(
+        model=student, teacher=teacher, args=arguments(tmp_path, max_steps=2), train_dataset=train_texts
+    )
+    before = student.embeddings.word_embeddings.weight.detach().clone()
+    trainer.train()
+    assert trainer.student is student
+    assert not torch.equal(before, student.embeddings.word_embeddings.weight)
+
+
+def test_bf16_comes_close_to_float32(teacher, tokenizer, train_texts, heldout_texts, tmp_path):
+    from tiny_teacher import make_teacher_model
+
+    exact = make(teacher, tmp_path / "a", train_texts, heldout_texts, max_steps=30)
+    exact.train()
+    second = Teacher(make_teacher_model(), tokenizer)
+    rounded = make(second, tmp_path / "b", train_texts, heldout_texts, max_steps=30, bf16=True)
+    assert next(second.model.parameters()).dtype == torch.bfloat16
+    rounded.train()
+    assert rounded.evaluate()["eval_loss"] == pytest.approx(exact.evaluate()["eval_loss"], rel=0.05)
+
+
+def test_gradient_checkpointing_changes_nothing(teacher, train_texts, tmp_path):
+    plain = make(teacher, tmp_path / "a", train_texts)
+    plain.train()
+    new_name = "activation_checkpointing" in DistillationTrainingArguments.__dataclass_fields__
+    option = "activation_checkpointing" if new_name else "gradient_checkpointing"
+    checkpointed = make(teacher, tmp_path / "b", train_texts, **{option: True})
+    checkpointed.train()
+    flag = "is_activation_checkpointing" if new_name else "is_gradient_checkpointing"
+    assert getattr(checkpointed.student, flag)
+    assert_same_weights(weights(plain, "deep"), weights(checkpointed, "deep"), atol=1e-5, rtol=1e-4)
+
+
+def test_little_is_padded(teacher, train_texts, tmp_path):
+    trainer = make(teacher, tmp_path, train_texts)
+    real = padded = 0
+    for inputs in trainer.get_train_dataloader():
+        real += int(inputs["attention_mask"].sum())
+        padded += inputs["attention_mask"].numel()
+    assert real / padded > 0.9
+    assert real == sum(train_texts["length"])
+
+
+def test_an_iterable_dataset_trains(teacher, train_texts, tmp_path):
+    stream = train_texts.remove_columns("length").to_iterable_dataset()
+    trainer = make(teacher, tmp_path, stream, max_steps=3)
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+def test_best_checkpoint_is_loaded_at_the_end(teacher, train_texts, heldout_texts, tmp_path):
+    trainer = make(
+        teacher, tmp_path, train_texts, heldout_texts, max_steps=8, eval_strategy="steps", eval_steps=4, save_steps=4,
+        save_strategy="steps", load_best_model_at_end=True, metric_for_best_model="eval_r2", greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_metric == pytest.approx(trainer.evaluate()["eval_r2"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"layer_mapping": "unifrm"}, "did you mean 'uniform'"),
+        ({"projection": "both"}, "projection='both' is unknown; choose from per_layer, shared"),
+        ({"hidden_state_normalization": "l2"}, "choose from standardize, none"),
+        ({"student_init": "teacher"}, "choose from embeddings, random"),
+        ({"warmup_fraction": 1.0}, "warmup_fraction=1.0 is not in"),
+        ({"statistics_sentences": 0}, "statistics_sentences=0 must be at least 1"),
+        ({"global_train_batch_size": 7, "gradient_accumulation_steps": 2}, "not divisible"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **values)
+
+
+def test_global_batch_size_is_divided(tmp_path):
+    args = arguments(tmp_path, global_train_batch_size=32, gradient_accumulation_steps=4)
+    assert args.per_device_train_batch_size == 8
+
+
+def test_warmup_is_a_fraction_unless_steps_are_given(tmp_path):
+    assert arguments(tmp_path, warmup_fraction=0.1).get_warmup_steps(95) == math.ceil(9.5)
+    assert arguments(tmp_path, warmup_steps=3).get_warmup_steps(95) == 3
+
+
+def test_misfits_are_refused(teacher, tokenizer, train_texts, tmp_path):
+    with pytest.raises(ValueError, match="teacher layer 9"):
+        make(teacher, tmp_path, train_texts, layer_mapping="1:9")
+    with pytest.raises(ValueError, match="needs processing_class"):
+        DistillationTrainer(config_of("small", teacher), teacher.model, arguments(tmp_path), train_texts)
+    with pytest.raises(ValueError, match="takes the encoder"):
+        DistillationTrainer(teacher.model, teacher, arguments(tmp_path), train_texts)
+    with pytest.raises(ValueError, match="at least one student"):
+        StudentPool({})
+    with pytest.raises(ValueError, match="pass it, or statistics"):
+        DistillationTrainer(config_of("small", teacher), teacher, arguments(tmp_path))
+    pool = make(teacher, tmp_path, train_texts, students=SHAPES)
+    with pytest.raises(ValueError, match="holds 3 students"):
+        _ = pool.student
+
+
+def test_an_empty_sample_has_no_statistics(teacher, tmp_path):
+    empty = datasets.Dataset.from_dict({"input_ids": []})
+    with pytest.raises(ValueError, match="at least two tokens"):
+        DistillationTrainer(config_of("small", teacher), teacher, arguments(tmp_path), empty)

@@ -1,0 +1,118 @@
+"""Controllers: only members of the space, none twice, the same again after an interruption, and better than chance."""
+
+import optuna
+import pytest
+
+from kdnas_hf.search import CONTROLLERS, EpsilonSchedule, SearchSpace, make_controller
+from kdnas_hf.search.controller import LSTMSampler, architecture_of
+
+SPACE = SearchSpace.from_dict(
+    {
+        "num_hidden_layers": [1, 2, 3, 4, 5, 6],
+        "num_attention_heads": [2, 3, 4],
+        "hidden_size": [24, 36, 48],
+        "intermediate_size": [32, 64, 96, 128],
+        "hidden_act": ["gelu", "relu"],
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def reward_of(architecture):
+    """A landscape with one summit: 5 layers, 36 dimensions, relu."""
+    distance = abs(architecture.num_hidden_layers - 5) + abs(architecture.hidden_size - 36) / 12
+    return 1.0 - 0.1 * distance - (0.1 if architecture.hidden_act == "gelu" else 0)
+
+
+def play(name, trials, seed=0, per_episode=4, space=SPACE, epsilon=None, study=None):
+    """Ask and tell in episodes: an episode's results are told after all of its candidates are chosen."""
+    sampler = make_controller(name, space, per_episode, seed=seed, epsilon=epsilon)
+    study = study or optuna.create_study(sampler=sampler, direction="maximize")
+    study.sampler = sampler
+    while len(study.get_trials(deepcopy=False)) < trials:
+        asked = []
+        for _ in range(per_episode):
+            trial = study.ask()
+            for choice, values in space.choices.items():
+                trial.suggest_categorical(choice, values)
+            asked.append(trial)
+        for trial in asked:
+            study.tell(trial, reward_of(architecture_of(study.get_trials(deepcopy=False)[trial.number])))
+    return study
+
+
+def chosen(study):
+    return [architecture_of(trial) for trial in study.get_trials(deepcopy=False)]
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_candidates_are_distinct_members_of_the_space(name):
+    architectures = chosen(play(name, 16))
+    assert all(architecture in SPACE for architecture in architectures)
+    assert len(set(architectures)) == 16
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_the_same_seed_chooses_the_same_also_after_an_interruption(name):
+    whole = chosen(play(name, 12, seed=7))
+    interrupted = play(name, 8, seed=7)
+    resumed = chosen(play(name, 12, seed=7, study=interrupted))  # a new sampler, as in a new process
+    assert resumed == whole
+    assert chosen(play(name, 12, seed=8)) != whole
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_a_space_can_be_exhausted(name):
+    space = SearchSpace.from_dict(
+        {"num_hidden_layers": [1, 2], "num_attention_heads": [2], "hidden_size": [8], "intermediate_size": [8, 16]}
+    )
+    study = play(name, 4, per_episode=2, space=space)
+    assert set(chosen(study)) == set(space)
+    with pytest.raises(RuntimeError, match="all 4 architectures of the space are taken"):
+        study.ask().suggest_categorical("num_hidden_layers", [1, 2])
+
+
+def test_published_controller_beats_chance():
+    """Mean of the best reward over seeds: the summit is 1.0, and one in 24 architectures sits on it."""
+    found = {name: [] for name in ("lstm", "random")}
+    for seed in range(5):
+        for name, values in found.items():
+            values.append(play(name, 24, seed=seed, epsilon=EpsilonSchedule(1.0, 0.3)).best_value)
+    assert sum(found["lstm"]) > sum(found["random"])
+
+
+def test_without_chance_the_best_predicted_are_chosen():
+    study = play("lstm", 24, epsilon=EpsilonSchedule(0.0, 0.0))
+    last = [trial.value for trial in study.get_trials(deepcopy=False)[-4:]]
+    first = [trial.value for trial in study.get_trials(deepcopy=False)[:4]]
+    assert sum(last) > sum(first)
+
+
+def test_epsilon_falls_with_the_episodes():
+    schedule = EpsilonSchedule(1.0, 0.05)
+    assert [schedule(0), schedule(1), schedule(10)] == pytest.approx([1.0, 0.95, 0.5])
+    assert schedule(30) == 0
+
+
+def test_an_architecture_that_misses_a_constraint_does_not_lead():
+    sampler = LSTMSampler(SPACE, 4, seed=0, epsilon=EpsilonSchedule(0.0, 0.0))
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    for _ in range(8):
+        trial = study.ask()
+        for choice, values in SPACE.choices.items():
+            trial.suggest_categorical(choice, values)
+        layers = trial.params["num_hidden_layers"]
+        trial.set_constraint("min_speedup", 1.0 if layers > 3 else -1.0)
+        study.tell(trial, float(layers))
+    ranked = sampler._rank(2, study.get_trials(deepcopy=False))
+    slow = [architecture.num_hidden_layers > 3 for architecture in ranked]
+    assert sum(slow[: len(slow) // 4]) < sum(slow) / 4
+
+
+def test_unknown_controller_is_refused():
+    with pytest.raises(ValueError, match="choose from lstm, tpe, gp, nsga2, random"):
+        make_controller("grid", SPACE, 4)

@@ -1,0 +1,54 @@
+"""The reward and the arguments that choose it."""
+
+import pytest
+
+from kdnas_hf.search import REWARDS, Reward, SearchArguments
+
+
+def test_published_reward():
+    # (1 - 0.1) * (10 / (0.6 * 40)) ** -0.06
+    assert REWARDS["published"](0.1, 10, 40) == pytest.approx(0.9 * (10 / 24) ** -0.06)
+    assert (REWARDS["published"].alpha, REWARDS["published"].beta) == (-0.06, 0.6)
+
+
+def test_reward_at_the_target_latency_is_the_quality():
+    assert Reward(alpha=-0.3, beta=0.5)(0.6, 20, 40) == pytest.approx(0.4)
+
+
+def test_faster_and_better_are_worth_more():
+    reward = REWARDS["r2"]
+    assert reward(0.5, 5, 40) > reward(0.5, 10, 40)
+    assert reward(0.4, 10, 40) > reward(0.5, 10, 40)
+
+
+def test_a_student_that_explains_nothing_earns_nothing_however_fast():
+    assert Reward(alpha=-0.3)(1.2, 1, 40) == Reward(alpha=-0.3)(1.1, 20, 40) == 0
+
+
+def test_alpha_says_what_a_doubling_of_speed_may_cost():
+    reward = Reward(alpha=-0.5)
+    assert reward(1 - 0.4 * 2**-0.5, 5, 40) == pytest.approx(reward(1 - 0.4, 10, 40))
+
+
+def test_arguments_override_the_preset():
+    assert SearchArguments(reward="published").reward_function == REWARDS["published"]
+    assert SearchArguments(reward_alpha=-0.5).reward_function == Reward(alpha=-0.5, beta=REWARDS["r2"].beta)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"reward": "r3"}, "reward='r3' is unknown; choose from r2, published"),
+        ({"controller": "lsmt"}, "controller='lsmt' is unknown; choose from lstm, tpe, gp, nsga2, random"),
+        ({"reward_alpha": 0.1}, "reward_alpha=0.1 rewards slow students"),
+        ({"reward_beta": 0.0}, "reward_beta=0.0 must be positive"),
+        ({"reward_layers": "first"}, "reward_layers='first' is unknown; choose from last, all"),
+        ({"num_episodes": 0}, "num_episodes=0 must be at least 1"),
+        ({"mini_kd_epochs": 0}, "mini_kd_epochs=0 must be positive"),
+        ({"epsilon_start": 1.5}, "epsilon_start=1.5 is not a probability"),
+        ({"min_speedup": -1}, "min_speedup=-1 must not be negative"),
+    ],
+)
+def test_bad_arguments_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        SearchArguments(**values)

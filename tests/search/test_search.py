@@ -1,0 +1,292 @@
+"""A whole search: what it leaves behind, and that nothing is lost when it is killed."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import optuna
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+from optuna.trial import TrialState
+from tiny_search import SPACE, tiny_search
+from transformers import AutoModel, AutoTokenizer
+
+from kdnas_hf import ArchitectureSearch, KDNASModel, NASSearchCallback, SearchSpace
+from kdnas_hf.search import REWARDS, DistilledStudent, Ledger, SearchStudy
+
+SCRIPT = Path(__file__).parent / "tiny_search.py"
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return tiny_search(folder).run()
+
+
+def outcome(folder):
+    """What a search measured, without what depends on the clock."""
+    return [
+        (r.number, r.architecture, r.loss, r.r2, r.latency_ms, r.reward)
+        for r in Ledger(folder / "architectures.jsonl").read()
+    ]
+
+
+def test_run_directory_is_as_documented(finished):
+    folder = finished.folder
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "study.db", "architectures.jsonl", "report.md", "pareto.png", "student"} <= names
+    assert not {"episodes", "distillation"} & names  # checkpoints are gone when their work is done
+    assert yaml.safe_load((folder / "config.yaml").read_text())["search"]["num_episodes"] == 3
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_line_of_the_ledger_is_a_trial_of_the_study(finished):
+    study = optuna.load_study(study_name="kdnas", storage=f"sqlite:///{finished.folder}/study.db")
+    trials = {trial.number: trial for trial in study.trials}
+    lines = [json.loads(line) for line in (finished.folder / "architectures.jsonl").read_text().splitlines()]
+    assert len(lines) == 9
+    for line in lines:
+        trial = trials[line["number"]]
+        assert trial.state == TrialState.COMPLETE
+        assert trial.value == line["reward"]
+        assert trial.params == line["architecture"]
+        assert trial.user_attrs["episode"] == line["episode"]
+        assert trial.intermediate_values  # progress was reported
+        assert line["speedup"] == pytest.approx(line["teacher_latency_ms"] / line["latency_ms"])
+        assert line["reward"] == pytest.approx(
+            (1 - line["loss"]) * (line["latency_ms"] / (0.6 * line["teacher_latency_ms"])) ** REWARDS["r2"].alpha
+        )
+    assert len({tuple(line["architecture"].items()) for line in lines}) == 9
+
+
+def test_the_best_architecture_is_distilled_and_loads(finished):
+    best = max(finished.records, key=lambda r: r.reward)
+    (student,) = finished.students
+    assert student.architecture == best.architecture
+    assert student.r2 > best.r2  # twice the text
+    assert student.tokens > best.tokens
+    path = finished.folder / student.path
+    model = AutoModel.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    assert isinstance(model, KDNASModel)
+    assert sum(p.numel() for p in model.parameters()) == student.parameters == best.parameters
+    states = model(**tokenizer("bap dat", return_tensors="pt")).last_hidden_state
+    assert states.shape[-1] == student.architecture.hidden_size
+
+
+def test_report_names_the_front_the_recommendations_and_the_cost(finished):
+    report = (finished.folder / "report.md").read_text()
+    assert "| at least 2x |" in report
+    assert "| at least 10x |" in report
+    assert "mini-KD of all candidates" in report
+    for record in finished.records:
+        assert f"| #{record.number} |" in report
+
+
+def test_a_finished_search_is_not_done_again(finished):
+    modified = (finished.folder / "student" / "model.safetensors").stat().st_mtime_ns
+    before = outcome(finished.folder)
+    again = tiny_search(finished.folder).run()
+    assert (finished.folder / "student" / "model.safetensors").stat().st_mtime_ns == modified
+    assert outcome(finished.folder) == before
+    assert again.students == finished.students
+
+
+def test_another_configuration_is_refused(finished):
+    with pytest.raises(ValueError, match=r"search.num_episodes: 3 there, 4 now"):
+        tiny_search(finished.folder, num_episodes=4).run()
+    with pytest.raises(ValueError, match="resume is off"):
+        tiny_search(finished.folder, resume=False).run()
+
+
+def test_a_pool_of_any_size_measures_the_same(finished, tmp_path):
+    tiny_search(tmp_path, pool_size=1).run()
+    for one, many in zip(outcome(tmp_path), outcome(finished.folder), strict=True):
+        assert one[:2] == many[:2]
+        assert one[2:] == pytest.approx(many[2:], rel=1e-4)
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition() or process.poll() is not None:
+            return
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError("the search did not get there")
+
+
+def test_a_killed_search_resumes_with_the_same_candidates_and_the_same_result(finished, tmp_path):
+    """SIGKILL before the first result, in mid-episode, between episodes and during the full distillation."""
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    ledger = tmp_path / "architectures.jsonl"
+
+    def lines():
+        return len(ledger.read_bytes().splitlines()) if ledger.exists() else 0
+
+    def checkpoint(folder):
+        return any((tmp_path / folder).glob("**/trainer_state.json"))
+
+    moments = [
+        lambda: (tmp_path / "study.db").exists() and checkpoint("episodes"),
+        lambda: lines() >= 3,
+        lambda: lines() >= 6 and checkpoint("episodes"),
+        lambda: checkpoint("distillation"),
+    ]
+    seen: list[str] = []
+    for moment in moments:
+        process = subprocess.Popen(
+            [sys.executable, SCRIPT, tmp_path, "lstm", "0.05"],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        wait_for(moment, process)
+        assert process.poll() is None, process.stdout.read().decode()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        now = ledger.read_text().splitlines() if ledger.exists() else []
+        assert now[: len(seen)] == seen  # what the ledger has shown is never lost
+        seen = now
+    tiny_search(tmp_path).run()
+    resumed, whole = outcome(tmp_path), outcome(finished.folder)
+    assert [entry[:2] for entry in resumed] == [entry[:2] for entry in whole]
+    for one, other in zip(resumed, whole, strict=True):
+        assert one[2:] == pytest.approx(other[2:], rel=1e-3)
+    result = json.loads((tmp_path / "distillation.json").read_text())
+    assert result[0]["r2"] == pytest.approx(finished.students[0].r2, abs=1e-3)
+    assert result[0]["tokens"] == finished.students[0].tokens
+
+
+def test_a_search_that_dies_between_two_records_measures_nothing_again(finished, tmp_path, monkeypatch):
+    record = SearchStudy.record
+    recorded = []
+
+    def dies(self, result):
+        if len(recorded) == 1:
+            raise KeyboardInterrupt
+        recorded.append(result.number)
+        record(self, result)
+
+    monkeypatch.setattr(SearchStudy, "record", dies)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_search(tmp_path).run()
+    assert len(outcome(tmp_path)) == 1
+    monkeypatch.setattr(SearchStudy, "record", record)
+    steps = []
+    monkeypatch.setattr(NASSearchCallback, "on_step_begin", lambda *args, **kwargs: steps.append(1), raising=False)
+    tiny_search(tmp_path, num_episodes=3).run()
+    for one, other in zip(outcome(tmp_path), outcome(finished.folder), strict=True):
+        assert one[:2] == other[:2]
+        assert one[2:] == pytest.approx(other[2:], rel=1e-4)
+    assert len(steps) == 2 * 10  # of two episodes: the first one's last checkpoint was only evaluated
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="is in use by another process"):
+        tiny_search(tmp_path).run()
+
+
+def test_text_that_is_too_long_for_a_student_is_refused(tmp_path):
+    search = tiny_search(tmp_path)
+    long = datasets.Dataset.from_dict({"input_ids": [[5] * 600]})
+    datasets_of = (search.train_dataset, search.proxy_dataset, long)
+    with pytest.raises(ValueError, match="a text of 600 tokens; truncate to max_length at most 512"):
+        ArchitectureSearch(search.teacher, search.space, *datasets_of, search.args, search.training_args)
+
+
+def test_a_student_that_is_slower_than_the_bound_when_measured_again_is_reported(tmp_path, caplog):
+    search = tiny_search(tmp_path, num_episodes=1)
+    search.run()
+    search.args.min_speedup = 1e6
+    student = DistilledStudent(**json.loads((tmp_path / "distillation.json").read_text())[0])
+    with caplog.at_level(logging.WARNING, logger="kdnas_hf"):
+        search._warn_if_too_slow([student])
+    assert "less than min_speedup=1e+06" in caplog.text
+
+
+def test_an_unfinished_checkpoint_is_not_used(tmp_path):
+    search = tiny_search(tmp_path)
+    for step, whole in ((3, True), (6, False)):
+        folder = tmp_path / "episodes" / "000-0000" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "rng_state.pth").touch()
+        (folder / "trainer_state.json").write_text("{}" if whole else '{"epo')
+    assert search._last_checkpoint(tmp_path / "episodes" / "000-0000").endswith("checkpoint-3")
+    assert not (tmp_path / "episodes" / "000-0000" / "checkpoint-6").exists()
+
+
+def test_several_students_are_distilled(tmp_path):
+    result = tiny_search(tmp_path, num_episodes=1, top_k=2).run()
+    assert [student.path for student in result.students] == ["student", "student_2"]
+    assert result.students[0].reward >= result.students[1].reward
+    for student in result.students:
+        config = AutoModel.from_pretrained(tmp_path / student.path).config
+        assert config.hidden_size == student.architecture.hidden_size
+
+
+def test_a_search_ends_when_its_space_is_exhausted(tmp_path):
+    space = SearchSpace.from_dict({**SPACE, "num_hidden_layers": [1], "hidden_act": ["gelu"]})
+    result = tiny_search(tmp_path, space=space).run()
+    assert len(result.records) == len(space) == 4
+
+
+def test_a_diverging_candidate_is_recorded_and_the_search_goes_on(tmp_path, monkeypatch):
+    from kdnas_hf.distillation import pool
+
+    create = pool.create_student
+
+    def poisoned(config, *args, **kwargs):
+        student = create(config, *args, **kwargs)
+        if config.hidden_size == 16:
+            next(student.encoder.parameters()).data.fill_(float("nan"))
+        return student
+
+    monkeypatch.setattr(pool, "create_student", poisoned)
+    result = tiny_search(tmp_path).run()
+    states = {(r.architecture.hidden_size, r.state) for r in result.records}
+    assert states == {(8, "complete"), (16, "failed")}
+    assert all(r.reward is None and r.loss is None for r in result.records if r.state == "failed")
+    assert result.students[0].architecture.hidden_size == 8
+
+
+def test_when_no_architecture_is_fast_enough_it_says_so(tmp_path):
+    with pytest.raises(RuntimeError, match="min_speedup=10000"):
+        tiny_search(tmp_path, min_speedup=10000.0, num_episodes=1).run()
+
+
+@pytest.mark.parametrize("controller", ["tpe", "gp", "nsga2", "random"])
+def test_every_controller_runs_a_search(tmp_path, controller):
+    result = tiny_search(
+        tmp_path, controller=controller, num_episodes=2, candidates_per_episode=2, mini_kd_epochs=1
+    ).run()
+    assert len(result.records) == 4
+
+
+def test_misfits_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="teacher layer 9"):
+        tiny_search(tmp_path, layer_mapping="1:9")
+    with pytest.raises(ValueError, match="student layer 3, but the student has layers 1 to 1"):
+        tiny_search(tmp_path, layer_mapping="3:4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_line_is_logged_for_each_candidate(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="kdnas_hf"):
+        tiny_search(tmp_path, num_episodes=1).run()
+    lines = [message for message in caplog.messages if message.startswith("#")]
+    assert len(lines) == 3
+    assert all("reward" in line and "ms = " in line for line in lines)

@@ -1,0 +1,103 @@
+"""A whole search on the tiny teacher, as a script: killed and resumed by the tests.
+
+Latency is replaced by a function of the shape, so that two runs can be compared number by number.
+
+    python tests/search/tiny_search.py OUTPUT_DIR [controller] [seconds to sleep at each training step]
+"""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+import torch
+from transformers import TrainerCallback
+
+from kdnas_hf import (
+    ArchitectureSearch,
+    DistillationTrainingArguments,
+    LatencyBenchmark,
+    SearchArguments,
+    SearchSpace,
+    Teacher,
+    set_up_logging,
+)
+from kdnas_hf.latency import DeviceFingerprint, LatencyMeasurement, LatencyReport
+from tiny_teacher import make_teacher_model, make_texts, make_tokenizer, tokenized
+
+SPACE = {
+    "num_hidden_layers": [1, 2, 3],
+    "num_attention_heads": [2],
+    "hidden_size": [8, 16],
+    "intermediate_size": [16, 32],
+    "hidden_act": ["gelu", "relu"],
+}
+
+
+class ShapeLatency(LatencyBenchmark):
+    """A latency that depends on the shape alone: parameters of the layers, in thousands."""
+
+    def measure(self, models):
+        measurements = {}
+        for name, model in models.items():
+            parameters = sum(p.numel() for p in model.encoder.parameters())
+            measurements[name] = LatencyMeasurement(parameters / 1000, 0.0, 1)
+        return LatencyReport(measurements, 1, 8, 1, DeviceFingerprint.of("cpu"))
+
+
+class Slow(TrainerCallback):
+    """Leaves time to be killed in."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def on_step_end(self, args, state, control, **kwargs):
+        time.sleep(self.seconds)
+
+
+def tiny_search(folder, controller="lstm", pause=0.0, **kwargs):
+    tokenizer = make_tokenizer()
+    train = tokenized(tokenizer, make_texts(160, seed=1))
+    search_args = {
+        "num_episodes": 3,
+        "candidates_per_episode": 3,
+        "mini_kd_epochs": 2,
+        "epsilon_decay": 0.5,
+        "controller": controller,
+        "latency_sequence_length": 8,
+    }
+    training_args = {
+        "num_train_epochs": 2,
+        "global_train_batch_size": 16,
+        "learning_rate": 5e-3,
+        "statistics_sentences": 32,
+        "save_steps": 3,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": 1,
+    }
+    space = kwargs.pop("space", SearchSpace.from_dict(SPACE))
+    search_args |= {k: kwargs.pop(k) for k in list(kwargs) if k in SearchArguments.__dataclass_fields__}
+    return ArchitectureSearch(
+        teacher=Teacher(make_teacher_model(), tokenizer, name="tiny teacher"),
+        space=space,
+        train_dataset=train,
+        proxy_dataset=train.select(range(80)),
+        heldout_dataset=tokenized(tokenizer, make_texts(40, seed=2)),
+        args=SearchArguments(**search_args),
+        training_args=DistillationTrainingArguments(output_dir=str(folder), **training_args | kwargs),
+        latency_benchmark=ShapeLatency(sequence_length=8),
+        callbacks=[Slow(pause)] if pause else [],
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    set_up_logging()
+    tiny_search(
+        sys.argv[1],
+        controller=sys.argv[2] if len(sys.argv) > 2 else "lstm",
+        pause=float(sys.argv[3]) if len(sys.argv) > 3 else 0.0,
+    ).run()
