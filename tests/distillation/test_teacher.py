@@ -71,6 +71,36 @@ def test_embeddings_of_any_encoder_can_be_inherited(encoder_path):
     torch.testing.assert_close(embeddings.basis.T @ embeddings.basis, torch.eye(32), atol=1e-5, rtol=0)
 
 
+def test_a_student_of_any_encoder_trains(encoder_path, train_texts, tmp_path):
+    from kdnas_hf import DistillationTrainer, DistillationTrainingArguments
+    from kdnas_hf.search import Architecture
+    from kdnas_hf.search.search import student_config
+
+    teacher = load_teacher(str(encoder_path))
+    args = DistillationTrainingArguments(
+        output_dir=str(tmp_path / "run"), max_steps=2, use_cpu=True, report_to="none", disable_tqdm=True
+    )
+    config = student_config(teacher, Architecture(2, 2, 8, 16, "gelu"))
+    trainer = DistillationTrainer(config, teacher, args, train_texts, train_texts.select(range(20)))
+    trainer.train()
+    assert trainer.pool.active
+    assert trainer.evaluate()["eval_loss"] < 1.5
+
+
+def test_padding_late_in_the_vocabulary_costs_a_student_no_positions(tokenizer):
+    """As in ModernBERT, whose padding token is number 50283."""
+    from kdnas_hf.search import Architecture
+    from kdnas_hf.search.search import student_config
+    from tiny_teacher import make_tokenizer
+
+    late = make_tokenizer()
+    late.pad_token = "<mask>"
+    config = student_config(Teacher(make_teacher_model(), late), Architecture(1, 2, 8, 16, "gelu"))
+    assert config.pad_token_id == late.mask_token_id > 100
+    assert config.max_tokens == 512
+    assert student_config(Teacher(make_teacher_model(), tokenizer), Architecture(1, 2, 8, 16, "gelu")).max_tokens == 512
+
+
 def test_a_checkpoint_with_a_head_is_a_teacher_too(tokenizer, tmp_path):
     from transformers import XLMRobertaForMaskedLM
 

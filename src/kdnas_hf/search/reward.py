@@ -51,6 +51,6 @@ class Reward:
 # `published` was chosen for 1 - L near 0.9 everywhere. `r2` is for R² of 0.1 to 0.5, as after a mini-KD: the exponent
 # with which the knee of the measured front wins; docs/reward.md says how it was found.
 REWARDS = {
-    "r2": Reward(alpha=-0.23, beta=0.6, layers="last"),
+    "r2": Reward(alpha=-0.12, beta=0.6, layers="last"),
     "published": Reward(alpha=-0.06, beta=0.6, layers="all"),
 }

@@ -65,7 +65,7 @@ class DistilledStudent:
         loss: L of the reward, on held-out text.
         r2: R² of its last mapped layer on held-out text.
         r2_per_layer: R² of each of its mapped layers.
-        latency_ms: Median latency, in milliseconds.
+        latency_ms: Median latency, in milliseconds, as the search measured it.
         latency_iqr_ms: Interquartile range, in milliseconds.
         teacher_latency_ms: Median latency of the teacher measured interleaved with it, in milliseconds.
         speedup: ``teacher_latency_ms / latency_ms``.
@@ -261,7 +261,6 @@ class ArchitectureSearch:
         )
         if self.is_main:
             self._add_cost("total", time.monotonic() - started)
-            self._warn_if_too_slow(students)
             write_report(result, self.args, self.teacher.name, self.reward)
         return result
 
@@ -465,7 +464,7 @@ class ArchitectureSearch:
             metrics = trainer.evaluate()
         students: list[DistilledStudent] = []
         if self.is_main:
-            students = self._save_students(trainer, architectures, metrics)
+            students = self._save_students(trainer, best, metrics)
         students = self._from_main(students)
         if not students:
             raise SearchError("every student diverged during the full distillation; lower the learning rate.")
@@ -476,33 +475,29 @@ class ArchitectureSearch:
         return students
 
     def _save_students(
-        self, trainer: DistillationTrainer, architectures: Mapping[str, Architecture], metrics: Mapping[str, float]
+        self, trainer: DistillationTrainer, records: Sequence[ArchitectureRecord], metrics: Mapping[str, float]
     ) -> list[DistilledStudent]:
-        """Measure and save the students, the best as ``student``, the others as ``student_2`` and so on."""
-        with self._clock("latency"):
-            report = self._measure_latency(dict(enumerate(architectures.values())))
-        teacher_latency = report.measurements["teacher"].median_ms
+        """Save the students, the best as ``student``, the others as ``student_2`` and so on."""
         found = []
-        for index, (name, architecture) in enumerate(architectures.items()):
-            prefix = "eval_" if len(architectures) == 1 else f"eval_{name}_"
+        for record, name in zip(records, trainer.pool.members, strict=True):
+            prefix = "eval_" if len(records) == 1 else f"eval_{name}_"
             if f"{prefix}loss" not in metrics:
                 continue  # diverged
             loss = metrics[prefix + self.reward.metric]
-            latency = report.measurements[str(index)]
             layer = f"{prefix}r2_layer_"
             student = DistilledStudent(
                 path=STUDENT_FOLDER,
-                architecture=architecture,
+                architecture=record.architecture,
                 loss=loss,
                 r2=metrics[f"{prefix}r2"],
                 r2_per_layer={key.removeprefix(layer): v for key, v in metrics.items() if key.startswith(layer)},
-                latency_ms=latency.median_ms,
-                latency_iqr_ms=latency.iqr_ms,
-                teacher_latency_ms=teacher_latency,
-                speedup=teacher_latency / latency.median_ms,
-                parameters=self._parameters(architecture),
+                latency_ms=record.latency_ms,
+                latency_iqr_ms=record.latency_iqr_ms,
+                teacher_latency_ms=record.teacher_latency_ms,
+                speedup=record.speedup,
+                parameters=record.parameters,
                 tokens=int(metrics["eval_trained_tokens"]),
-                reward=self.reward(loss, latency.median_ms, teacher_latency),
+                reward=self.reward(loss, record.latency_ms, record.teacher_latency_ms),
             )
             found.append((name, student))
         found.sort(key=lambda item: -item[1].reward)
@@ -563,14 +558,6 @@ class ArchitectureSearch:
             return None
 
         return self._from_main(find() if self.is_main else None)
-
-    def _warn_if_too_slow(self, students: Sequence[DistilledStudent]) -> None:
-        for student in students:
-            if student.speedup < self.args.min_speedup:
-                logger.warning(
-                    f"{student.path}: measured again, it is {student.speedup:.2f}x faster than the teacher, less than "
-                    f"min_speedup={self.args.min_speedup:g}; its shape is too close to the bound."
-                )
 
     # ---- cost ----
 
