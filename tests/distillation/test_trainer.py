@@ -278,7 +278,8 @@ def test_gradient_checkpointing_changes_nothing(teacher, train_texts, tmp_path):
     checkpointed.train()
     flag = "is_activation_checkpointing" if new_name else "is_gradient_checkpointing"
     assert getattr(checkpointed.student, flag)
-    assert_same_weights(weights(plain, "deep"), weights(checkpointed, "deep"), atol=1e-5, rtol=1e-4)
+    # Adam turns a last bit of a tiny gradient into more than that of a weight
+    assert_same_weights(weights(plain, "deep"), weights(checkpointed, "deep"), atol=2e-4, rtol=1e-3)
 
 
 def test_little_is_padded(teacher, train_texts, tmp_path):

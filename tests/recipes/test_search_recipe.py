@@ -75,7 +75,9 @@ def test_search_ends_with_a_student_that_loads_and_a_card(recipe, settings, tmp_
     (measured,) = json.loads((Path(settings["output_dir"]) / "distillation.json").read_text())
     assert f"| {measured['r2']:.3f} |" in card
     assert "Scores on downstream tasks were not measured." in card
-    assert str(settings["output_dir"]) not in card  # no local paths
+    assert str(tmp_path) not in card  # no local paths
+    assert "base_model" not in card  # a local teacher has no place on the Hub
+    assert "language:\n- de\n- sw\n" in card
 
 
 def launch(config, *arguments, environment=None):

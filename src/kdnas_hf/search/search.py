@@ -297,7 +297,7 @@ class ArchitectureSearch:
         if self._from_main(study is not None and all(study.is_finished(number) for number in pool)):
             return
         candidates = self._from_main(self._time_candidates(study, episode, pool) if study is not None else None)
-        folder = self.folder / "episodes" / f"{episode:03d}-{min(pool):04d}"
+        folder = self.folder / "episodes" / f"{episode:03d}-{min(pool):04d}-{max(pool):04d}"
         with self._clock("mini_kd"):
             callback = NASSearchCallback(
                 study,
