@@ -3,7 +3,7 @@
 from .arguments import DistillationTrainingArguments, TeacherArguments
 from .hardware import bf16_pays_off, share_cpu_threads, usable_cores
 from .layer_mapping import LAYER_MAPPINGS, LayerPair, describe_layer_mapping, resolve_layer_mapping
-from .length_grouping import LengthGroupedSampler
+from .length_grouping import LengthGroupedSampler, text_lengths
 from .losses import ExplainedVariance, HiddenStateProjections, hidden_state_loss
 from .pool import PooledStudent, StudentPool
 from .teacher import HiddenStateStatistics, Teacher, TeacherDimensions, load_teacher
@@ -29,5 +29,6 @@ __all__ = [
     "load_teacher",
     "resolve_layer_mapping",
     "share_cpu_threads",
+    "text_lengths",
     "usable_cores",
 ]

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import datasets
 import torch
 from torch.utils.data import Sampler
+
+
+def text_lengths(dataset: Any) -> Sequence[int]:
+    """Tokens of each text of a data set: its column ``length`` if it has one, else counted."""
+    if isinstance(dataset, datasets.Dataset) and "length" in dataset.column_names:
+        return dataset["length"][:]
+    return [len(row["input_ids"]) for row in dataset]
 
 
 class LengthGroupedSampler(Sampler[int]):

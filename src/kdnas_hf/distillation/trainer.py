@@ -28,7 +28,7 @@ from transformers.utils import logging
 
 from ..students import KDNASConfig, KDNASModel
 from .arguments import DistillationTrainingArguments
-from .length_grouping import LengthGroupedSampler
+from .length_grouping import LengthGroupedSampler, text_lengths
 from .pool import PooledStudent, StudentPool
 from .teacher import HiddenStateStatistics, Teacher
 
@@ -311,11 +311,8 @@ class DistillationTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not self.args.group_texts_by_length or dataset is None or not has_length(dataset):
             return super()._get_train_sampler(train_dataset)
-        source: Any = self.train_dataset  # unused columns, of which the length is one, are gone from `train_dataset`
-        if isinstance(source, datasets.Dataset) and "length" in source.column_names:
-            lengths = source["length"][:]
-        else:
-            lengths = [len(row["input_ids"]) for row in source]
+        # of `self.train_dataset`: unused columns, of which the length is one, are gone from `train_dataset`
+        lengths = text_lengths(self.train_dataset)
         texts_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         sampler = LengthGroupedSampler(lengths, texts_per_step, seed)

@@ -106,11 +106,14 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
 
-    def rewrite(self, records: Iterable[ArchitectureRecord]) -> None:
-        """Replace the file atomically."""
+    def set_to(self, records: Iterable[ArchitectureRecord]) -> None:
+        """Make the file hold exactly these records; it is replaced atomically, and only if it differs."""
+        content = "".join(record.to_json() + "\n" for record in records).encode()
+        if content == (self.path.read_bytes() if self.path.exists() else b""):
+            return
         temporary = self.path.with_suffix(".jsonl.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(record.to_json() + "\n" for record in records)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self.path)

@@ -6,7 +6,6 @@ import copy
 import gc
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -34,6 +33,7 @@ from ..distillation import (
     StudentPool,
     Teacher,
     resolve_layer_mapping,
+    text_lengths,
 )
 from ..latency import LatencyBenchmark, LatencyReport, stand_in
 from ..students import KDNASConfig, KDNASModel
@@ -182,9 +182,10 @@ class ArchitectureSearch:
         """Everything that could fail late, checked early."""
         self.teacher_layers = check_search(self.teacher, self.space, self.args, self.training_args)
         for name in ("train", "proxy", "heldout"):
-            if len(getattr(self, f"{name}_dataset")) == 0:
+            lengths = text_lengths(getattr(self, f"{name}_dataset"))
+            if len(lengths) == 0:
                 raise ValueError(f"{name}_dataset is empty; give more text.")
-            longest = max(_lengths(getattr(self, f"{name}_dataset")))
+            longest = max(lengths)
             _check_length(
                 f"{name}_dataset has a text of {longest} tokens; truncate to max_length",
                 longest,
@@ -243,6 +244,8 @@ class ArchitectureSearch:
             )
         self._from_main(None)  # nobody goes on before the directory is settled
         self.cost = self._load_cost()
+        if self.training_args.teacher_in_bf16:
+            self.teacher.to_dtype(torch.bfloat16)
         statistics = self._statistics()
         self._search(study, statistics)
         best = self._from_main(study.best(self.args.top_k) if study is not None else None)
@@ -256,7 +259,7 @@ class ArchitectureSearch:
             folder=self.folder,
             records=self._from_main(study.records() if study is not None else None),
             students=students,
-            latency_method=self._from_main(self._latency_method() if self.is_main else None),
+            latency_method=self._from_main(self.benchmark.describe_method() if self.is_main else None),
             cost=self.cost,
         )
         if self.is_main:
@@ -338,30 +341,19 @@ class ArchitectureSearch:
 
     def _time_candidates(self, study: SearchStudy, episode: int, pool: Mapping[int, Architecture]) -> list[Candidate]:
         """Candidates with their latency; what was measured before an interruption is kept."""
-        timed = {number: study.latency(number) for number in pool}
-        missing = {number: pool[number] for number, latency in timed.items() if latency is None}
+        missing = {number: architecture for number, architecture in pool.items() if study.latency(number) is None}
         if missing:
             with self._clock("latency"):
                 report = self._measure_latency(missing)
             for number in missing:
                 measured = report.measurements[str(number)]
-                latency = (measured.median_ms, measured.iqr_ms, report.measurements["teacher"].median_ms)
-                study.set_latency(number, latency)
-                timed[number] = latency
+                teacher = report.measurements["teacher"]
+                study.set_latency(number, (measured.median_ms, measured.iqr_ms, teacher.median_ms))
         candidates = []
         for number, architecture in pool.items():
-            median, iqr, teacher_median = timed[number] or (math.nan, math.nan, math.nan)
-            candidates.append(
-                Candidate(
-                    number=number,
-                    episode=episode,
-                    architecture=architecture,
-                    parameters=self._parameters(architecture),
-                    latency_ms=median,
-                    latency_iqr_ms=iqr,
-                    teacher_latency_ms=teacher_median,
-                )
-            )
+            latency = study.latency(number)
+            assert latency is not None
+            candidates.append(Candidate(number, episode, architecture, self._parameters(architecture), *latency))
         return candidates
 
     def _measure_latency(self, architectures: Mapping[int, Architecture]) -> LatencyReport:
@@ -370,9 +362,6 @@ class ArchitectureSearch:
         for number, architecture in architectures.items():
             models[str(number)] = stand_in(KDNASModel, student_config(self.teacher, architecture))
         return self.benchmark.measure(models)
-
-    def _latency_method(self) -> str:
-        return self.benchmark.describe_method()
 
     def _parameters(self, architecture: Architecture) -> int:
         with torch.device("meta"):
@@ -387,8 +376,6 @@ class ArchitectureSearch:
         path = self.folder / STATISTICS_FILE
         if self.is_main and not path.is_file():
             with self._clock("teacher_statistics"):
-                if self.training_args.teacher_in_bf16:
-                    self.teacher.to_dtype(torch.bfloat16)
                 self.teacher.to(self.training_args.device)
                 statistics = HiddenStateStatistics.from_texts(
                     self.teacher,
@@ -412,8 +399,6 @@ class ArchitectureSearch:
         statistics: HiddenStateStatistics | None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> DistillationTrainer:
-        if training_args.teacher_in_bf16:
-            self.teacher.to_dtype(torch.bfloat16)
         return DistillationTrainer(
             model=StudentPool.create(students, self.teacher, training_args),
             teacher=self.teacher,
@@ -639,13 +624,6 @@ def _identity(dataset: datasets.Dataset) -> str:
     for index in range(0, count, max(count // 256, 1)):
         digest.update(repr(list(dataset[index]["input_ids"])).encode())
     return f"{count} texts, {digest.hexdigest()[:12]}"
-
-
-def _lengths(dataset: datasets.Dataset) -> Iterator[int]:
-    if "length" in dataset.column_names:
-        yield from dataset["length"]
-    else:
-        yield from (len(row["input_ids"]) for row in dataset)
 
 
 def _is_json(path: Path) -> bool:

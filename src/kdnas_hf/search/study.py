@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -85,16 +84,7 @@ class SearchStudy:
                 self.study.add_trial(self._trial_from(record))
             elif record is not None and not trial.state.is_finished():
                 self._tell(record)
-        finished = self.records()
-        if [record.number for record in finished] != list(in_ledger) or self._has_damaged_tail(len(in_ledger)):
-            self.ledger.rewrite(finished)
-
-    def _has_damaged_tail(self, good_lines: int) -> bool:
-        path = self.ledger.path
-        if not path.exists():
-            return False
-        content = path.read_bytes()
-        return content.count(b"\n") != good_lines or not content.endswith(b"\n") if content else False
+        self.ledger.set_to(self.records())
 
     def _trial_from(self, record: ArchitectureRecord | None) -> FrozenTrial:
         if record is None:  # lost with a damaged study; its number must stay taken
@@ -191,13 +181,8 @@ class SearchStudy:
 
     def best(self, count: int = 1) -> list[ArchitectureRecord]:
         """The feasible architectures of the highest reward, best first."""
-        return best_records(self.records(), self.min_speedup, count)
-
-
-def best_records(records: Sequence[ArchitectureRecord], min_speedup: float, count: int = 1) -> list[ArchitectureRecord]:
-    """The records of the highest reward among those that meet the constraint, best first."""
-    feasible = [r for r in records if r.state == "complete" and r.speedup >= min_speedup]
-    return sorted(feasible, key=lambda r: -(r.reward if r.reward is not None else float("-inf")))[:count]
+        feasible = [r for r in self.records() if r.reward is not None and r.speedup >= self.min_speedup]
+        return sorted(feasible, key=lambda r: -(r.reward or 0.0))[:count]
 
 
 def _check_integrity(path: Path) -> None:
