@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import random
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging
 
 from ..students import TeacherEmbeddings
+from .attention_projections import AttentionProjections, find_attention_projections
 
 logger = logging.get_logger(__name__)
+
+# kinds of features, see `Teacher.features`
+HIDDEN_STATES = "hidden_states"
+ATTENTION_INPUT = "attention_input"
 
 
 @dataclass(frozen=True)
@@ -138,11 +143,52 @@ class Teacher:
             For each layer ``(batch, sequence, hidden_size)``. The last layer is the model's ``last_hidden_state``,
             after a final norm where the architecture has one.
         """
-        device_type = input_ids.device.type
-        with torch.autocast(device_type, enabled=False):
-            outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-        last = self.dimensions.num_layers
-        return {layer: outputs.last_hidden_state if layer == last else outputs.hidden_states[layer] for layer in layers}
+        features = self.features(input_ids, attention_mask, [f"{HIDDEN_STATES}.{layer}" for layer in layers])
+        return {int(name.split(".")[1]): values for name, values in features.items()}
+
+    @torch.no_grad()
+    def features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, names: Iterable[str]
+    ) -> dict[str, torch.Tensor]:
+        """What students learn from, by name: one vector of the teacher for each token.
+
+        Args:
+            input_ids: ``(batch, sequence)``.
+            attention_mask: ``(batch, sequence)``, 1 for real tokens.
+            names: ``hidden_states.<layer>``, the output of a layer, or ``attention_input.<layer>``, what the layer's
+                queries, keys and values are made from. Layers count from 1.
+
+        Returns:
+            For each name ``(batch, sequence, hidden_size)``. The last layer's output is the model's
+            ``last_hidden_state``, after a final norm where the architecture has one.
+        """
+        split = {name: (name.split(".")[0], int(name.split(".")[1])) for name in names}
+        attention_inputs: dict[int, torch.Tensor] = {}
+
+        def keep(layer: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+            return lambda module, inputs: attention_inputs.__setitem__(layer, inputs[0])
+
+        hooks = [
+            self.attention_projections[layer - 1].maps[0].register_forward_pre_hook(keep(layer))
+            for kind, layer in split.values()
+            if kind == ATTENTION_INPUT
+        ]
+        try:
+            with torch.autocast(input_ids.device.type, enabled=False):
+                outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        hidden_states = (*outputs.hidden_states[: self.dimensions.num_layers], outputs.last_hidden_state)
+        return {
+            name: attention_inputs[layer] if kind == ATTENTION_INPUT else hidden_states[layer]
+            for name, (kind, layer) in split.items()
+        }
+
+    @cached_property
+    def attention_projections(self) -> list[AttentionProjections]:
+        """Each layer's maps to queries, keys and values, first layer first."""
+        return find_attention_projections(self.model, self.dimensions.num_layers)
 
 
 def load_teacher(name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None) -> Teacher:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from .layer_mapping import LayerPair
+from ..layer_mapping import LayerPair
 
 PROJECTIONS = ("per_layer", "shared")
 
