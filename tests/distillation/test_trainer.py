@@ -48,11 +48,17 @@ class Losses(TrainerCallback):
             self.values.append(logs["loss"])
 
 
-def make(teacher, folder, train, heldout=None, students=("deep",), callbacks=None, **kwargs):
+def make(teacher, folder, train, heldout=None, students=("deep",), callbacks=None, statistics=None, **kwargs):
     args = arguments(folder, **kwargs)
     pool = StudentPool.create({name: config_of(name, teacher) for name in students}, teacher, args)
     return DistillationTrainer(
-        model=pool, teacher=teacher, args=args, train_dataset=train, eval_dataset=heldout, callbacks=callbacks
+        model=pool,
+        teacher=teacher,
+        args=args,
+        train_dataset=train,
+        eval_dataset=heldout,
+        callbacks=callbacks,
+        statistics=statistics,
     )
 
 

@@ -121,7 +121,7 @@ def test_a_pool_of_any_size_measures_the_same(finished, tmp_path):
         assert one[2:] == pytest.approx(many[2:], rel=1e-4)
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=180):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition() or process.poll() is not None:

@@ -4,13 +4,17 @@ from .arguments import DistillationTrainingArguments, TeacherArguments
 from .hardware import bf16_pays_off, share_cpu_threads, usable_cores
 from .layer_mapping import LAYER_MAPPINGS, LayerPair, describe_layer_mapping, resolve_layer_mapping
 from .length_grouping import LengthGroupedSampler, text_lengths
-from .losses import ExplainedVariance, HiddenStateProjections, hidden_state_loss
-from .pool import PooledStudent, StudentPool
+from .losses import LOSSES, ExplainedVariance, HiddenStateProjections, hidden_state_loss, parse_losses
+from .objectives import PooledStudent
+from .pool import StudentPool
+from .state_cache import TeacherStateCache
+from .state_caching import cache_teacher_states, cacheable_features
 from .teacher import HiddenStateStatistics, Teacher, TeacherDimensions, load_teacher
 from .trainer import DistillationTrainer
 
 __all__ = [
     "LAYER_MAPPINGS",
+    "LOSSES",
     "DistillationTrainer",
     "DistillationTrainingArguments",
     "ExplainedVariance",
@@ -23,10 +27,14 @@ __all__ = [
     "Teacher",
     "TeacherArguments",
     "TeacherDimensions",
+    "TeacherStateCache",
     "bf16_pays_off",
+    "cache_teacher_states",
+    "cacheable_features",
     "describe_layer_mapping",
     "hidden_state_loss",
     "load_teacher",
+    "parse_losses",
     "resolve_layer_mapping",
     "share_cpu_threads",
     "text_lengths",

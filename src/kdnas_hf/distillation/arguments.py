@@ -10,12 +10,13 @@ from transformers import TrainingArguments
 
 from .hardware import bf16_pays_off
 from .layer_mapping import resolve_layer_mapping
-from .losses import PROJECTIONS
+from .losses import PROJECTIONS, parse_losses
 
 NORMALIZATIONS = ("standardize", "none")
 STUDENT_INITS = ("embeddings", "random")
 PROJECTION_INITS = ("basis", "random")
 TEACHER_DTYPES = ("auto", "float32", "bfloat16")
+CACHE_PRECISIONS = ("bfloat16", "float32", "int8")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -48,6 +49,13 @@ class DistillationTrainingArguments(TrainingArguments):
     warmup_fraction: float = field(
         default=0.05, metadata={"help": "Share of the steps that warm up, where `warmup_steps` is not given."}
     )
+    losses: list[str] = field(
+        default_factory=lambda: ["hidden_states"],
+        metadata={
+            "help": "Losses with their weights, as 'hidden_states:1.0 relations:0.5': hidden_states, cosine, relations "
+            "(MiniLMv2), attention_maps, logits, masked_lm."
+        },
+    )
     layer_mapping: str = field(
         default="uniform",
         metadata={
@@ -77,6 +85,45 @@ class DistillationTrainingArguments(TrainingArguments):
         default="embeddings",
         metadata={"help": "Where a student starts: the teacher's embeddings (its table stays frozen), or random."},
     )
+    relation_heads: int = field(
+        default=0,
+        metadata={
+            "help": "Heads into which queries, keys and values are cut for the loss relations; 0: the teacher's "
+            "attention heads. The next lower number that divides both hidden sizes is taken."
+        },
+    )
+    relation_teacher_layer: int = field(
+        default=0,
+        metadata={"help": "Teacher layer whose relations the student's last layer learns, from 1; 0: the last."},
+    )
+    temperature: float = field(default=2.0, metadata={"help": "Softens the distributions of the loss logits."})
+    mlm_probability: float = field(
+        default=0.15, metadata={"help": "Share of the tokens that are masked, where a loss needs masked tokens."}
+    )
+    vocabulary_chunk: int = field(
+        default=8192, metadata={"help": "Columns of the vocabulary that logits are made of at a time."}
+    )
+    cache_teacher_states: str = field(
+        default="auto",
+        metadata={
+            "help": "Compute the teacher's states once and keep them on disk: true, false, or auto: where a text is "
+            "read more than once and they fit in cache_max_gb."
+        },
+    )
+    cache_max_gb: float = field(
+        default=20.0, metadata={"help": "Most that the teacher's states may take on disk, in GB (10^9 bytes)."}
+    )
+    cache_precision: str = field(
+        default="bfloat16",
+        metadata={"help": "Precision of the states on disk: bfloat16, float32, or int8 (a scale for each token)."},
+    )
+    cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the teacher's states are kept, for other runs as well; by default in output_dir, removed "
+            "when the training ends."
+        },
+    )
     teacher_dtype: str = field(
         default="auto", metadata={"help": "float32, bfloat16, or auto: bfloat16 if the training runs in bf16."}
     )
@@ -104,6 +151,24 @@ class DistillationTrainingArguments(TrainingArguments):
         check_choice("hidden_state_normalization", self.hidden_state_normalization, NORMALIZATIONS)
         check_choice("student_init", self.student_init, STUDENT_INITS)
         check_choice("teacher_dtype", self.teacher_dtype, TEACHER_DTYPES)
+        if isinstance(self.cache_teacher_states, bool):  # YAML reads true and false so
+            self.cache_teacher_states = str(self.cache_teacher_states).lower()
+        check_choice("cache_teacher_states", self.cache_teacher_states, ("auto", "true", "false"))
+        check_choice("cache_precision", self.cache_precision, CACHE_PRECISIONS)
+        if self.cache_max_gb <= 0:
+            raise ValueError(
+                f"cache_max_gb={self.cache_max_gb} must be positive; cache_teacher_states=false caches none."
+            )
+        for name in ("relation_heads", "relation_teacher_layer"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature} must be positive.")
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(f"mlm_probability={self.mlm_probability} is not between 0 and 1.")
+        if self.vocabulary_chunk < 1:
+            raise ValueError(f"vocabulary_chunk={self.vocabulary_chunk} must be at least 1.")
+        _ = self.loss_weights
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"warmup_fraction={self.warmup_fraction} is not in [0, 1).")
         if self.cpu_threads is not None and self.cpu_threads < 1:
@@ -134,6 +199,11 @@ class DistillationTrainingArguments(TrainingArguments):
         if self.warmup_steps or getattr(self, "warmup_ratio", None):
             return super().get_warmup_steps(num_training_steps)
         return math.ceil(num_training_steps * self.warmup_fraction)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The losses by name with their weights."""
+        return parse_losses(self.losses)
 
     @property
     def teacher_in_bf16(self) -> bool:

@@ -3,55 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..students import InheritedWordEmbeddings, KDNASConfig, KDNASModel, create_student, residual_basis
+from ..students import (
+    InheritedWordEmbeddings,
+    KDNASConfig,
+    KDNASForMaskedLM,
+    KDNASModel,
+    add_masked_lm_head,
+    create_student,
+    residual_basis,
+)
 from .arguments import DistillationTrainingArguments
-from .layer_mapping import describe_layer_mapping, resolve_layer_mapping
-from .losses import ExplainedVariance, HiddenStateProjections, hidden_state_loss
-from .teacher import Teacher
+from .batch import DistillationBatch
+from .layer_mapping import LayerPair, describe_layer_mapping, resolve_layer_mapping
+from .losses import LOSS_SPECIFICATIONS, HiddenStateProjections, common_relation_heads
+from .objectives import (
+    AttentionMapObjective,
+    HiddenStateObjective,
+    LogitObjective,
+    MaskedLMObjective,
+    Objective,
+    PooledStudent,
+    RelationObjective,
+)
+from .teacher import ATTENTION_INPUT, HIDDEN_STATES, Teacher
 
 logger = logging.get_logger(__name__)
-
-
-class PooledStudent(nn.Module):
-    """One student of a pool with the projections that compare it with the teacher.
-
-    Args:
-        student: The encoder.
-        projections: From its states to the teacher's.
-    """
-
-    def __init__(self, student: KDNASModel, projections: HiddenStateProjections) -> None:
-        super().__init__()
-        self.student = student
-        self.projections = projections
-        self.pairs = [(s, t) for s, teachers in projections.teacher_layers.items() for t in teachers]
-
-    def predict(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, real_tokens: torch.Tensor
-    ) -> list[torch.Tensor]:
-        """Predict the teacher's states at the real tokens.
-
-        Args:
-            input_ids: ``(batch, sequence)``.
-            attention_mask: ``(batch, sequence)``.
-            real_tokens: ``(tokens,)``, positions of the unpadded tokens in the flattened batch.
-
-        Returns:
-            For each pair of `pairs`, ``(tokens, teacher_hidden_size)``.
-        """
-        outputs = self.student(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-        predictions: list[torch.Tensor] = []
-        for layer in self.projections.teacher_layers:
-            states = outputs.hidden_states[layer].flatten(0, 1).index_select(0, real_tokens)
-            predictions.extend(self.projections(layer, states))
-        return predictions
 
 
 class StudentPool(nn.Module):
@@ -64,7 +47,10 @@ class StudentPool(nn.Module):
         members: The students by name.
 
     Attributes:
-        teacher_layers: Every teacher layer that some member learns from, in ascending order.
+        teacher_layers: Every teacher layer whose states some member learns from, in ascending order.
+        relation_layers: Every teacher layer whose queries, keys and values some member learns from.
+        attention_layers: Every teacher layer whose attention maps some member learns from.
+        loss_names: Every loss that some member learns by.
         dropped: Why each member that no longer trains was dropped.
     """
 
@@ -77,7 +63,11 @@ class StudentPool(nn.Module):
             raise ValueError("a pool needs at least one student.")
         self.members = nn.ModuleDict(members)
         self.dropped: dict[str, str] = {}
-        self.teacher_layers = sorted({teacher for _, member in self.items() for _, teacher in member.pairs})
+        objectives = [objective for _, member in self.items() for objective in member.objectives]
+        self.teacher_layers = sorted({layer for objective in objectives for layer in objective.target_layers})
+        self.relation_layers = sorted({layer for objective in objectives for layer in objective.relation_layers})
+        self.attention_layers = sorted({layer for objective in objectives for layer in objective.attention_layers})
+        self.loss_names = list(dict.fromkeys(objective.name for objective in objectives))
 
     @classmethod
     def create(
@@ -105,21 +95,14 @@ class StudentPool(nn.Module):
                 student = create_student(given, embeddings, student_init=args.student_init, seed=seed)
             else:
                 student = given
-            basis = None
-            # only a student that starts from the teacher's embeddings lives in their basis
-            inherits = isinstance(student.get_input_embeddings(), InheritedWordEmbeddings)
-            if args.projection_init == "basis" and inherits:
-                basis = residual_basis(teacher.embeddings, config.hidden_size, teacher.dimensions.hidden_size)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed + 1)
-                projections = HiddenStateProjections(
-                    pairs,
-                    config.hidden_size,
-                    teacher.dimensions.hidden_size,
-                    shared=args.projection == "shared",
-                    basis=basis,
-                )
-            members[name] = PooledStudent(student, projections)
+            objectives = _objectives(args, pairs, config, teacher)
+            projections = None
+            if any(objective.target_layers for objective in objectives):
+                projections = _projections(args, pairs, student, teacher, seed + 1)
+            model: KDNASModel | KDNASForMaskedLM = student
+            if any(LOSS_SPECIFICATIONS[objective.name].needs_masked_lm_head for objective in objectives):
+                model = add_masked_lm_head(student, seed=seed + 2)
+            members[name] = PooledStudent(model, objectives, projections)
         return cls(members)
 
     def items(self) -> Iterator[tuple[str, PooledStudent]]:
@@ -138,47 +121,39 @@ class StudentPool(nn.Module):
         """The encoders by name, dropped ones included."""
         return {name: member.student for name, member in self.items()}
 
+    @property
+    def models(self) -> dict[str, KDNASModel | KDNASForMaskedLM]:
+        """What is saved of each member by name: the encoder, with its head if it has one."""
+        return {name: member.model for name, member in self.items()}
+
     def drop(self, name: str, reason: str) -> None:
         """Stop training a member; its parameters stay as they are."""
         self.dropped[name] = reason
         logger.warning(f"{name} is dropped: {reason}")
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        targets: Mapping[int, torch.Tensor],
-        real_tokens: torch.Tensor,
-        num_tokens: torch.Tensor,
-    ) -> torch.Tensor:
+    @property
+    def features(self) -> list[str]:
+        """The teacher's vectors that its members learn from, named as `Teacher.features` takes them."""
+        return [f"{HIDDEN_STATES}.{layer}" for layer in self.teacher_layers] + [
+            f"{ATTENTION_INPUT}.{layer}" for layer in self.relation_layers
+        ]
+
+    @property
+    def masks_tokens(self) -> bool:
+        """Whether some loss needs text in which tokens are masked."""
+        return any(LOSS_SPECIFICATIONS[name].masks_tokens for name in self.loss_names)
+
+    def forward(self, batch: DistillationBatch) -> torch.Tensor:
         """Losses of all members on one batch.
 
-        Args:
-            input_ids: ``(batch, sequence)``.
-            attention_mask: ``(batch, sequence)``.
-            targets: For each teacher layer ``(tokens, teacher_hidden_size)``.
-            real_tokens: ``(tokens,)``, positions of the unpadded tokens in the flattened batch.
-            num_tokens: Scalar that the summed errors are divided by.
-
         Returns:
-            ``(members,)``, zero for dropped members.
+            ``(members,)``, the weighted sum of each member's losses; zero for dropped members.
         """
-        losses = []
-        for name, member in self.items():
-            if name in self.dropped:
-                losses.append(torch.zeros((), device=input_ids.device))
-                continue
-            predictions = member.predict(input_ids, attention_mask, real_tokens)
-            losses.append(hidden_state_loss(predictions, [targets[t] for _, t in member.pairs], num_tokens))
+        losses = [
+            torch.zeros((), device=batch.input_ids.device) if name in self.dropped else member.loss(batch)
+            for name, member in self.items()
+        ]
         return torch.stack(losses)
-
-    @torch.no_grad()
-    def explained_variance(self, teacher_hidden_size: int) -> ExplainedVariance:
-        """An accumulator for R² of every pair of layers of every active member; keys are ``(name, pair index)``."""
-        keys = {
-            (name, index): pair[1] for name, member in self.active.items() for index, pair in enumerate(member.pairs)
-        }
-        return ExplainedVariance(keys, teacher_hidden_size)
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
@@ -193,6 +168,46 @@ class StudentPool(nn.Module):
         """Trade computation for memory in every student (transformers 4)."""
         for student in self.students.values():
             student.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
+
+def _objectives(
+    args: DistillationTrainingArguments, pairs: Sequence[LayerPair], config: KDNASConfig, teacher: Teacher
+) -> dict[Objective, float]:
+    """The losses that the arguments name, for a student of this shape, with their weights."""
+    made: dict[Objective, float] = {}
+    for name, weight in args.loss_weights.items():
+        objective: Objective
+        if name in ("hidden_states", "cosine"):
+            objective = HiddenStateObjective(name, pairs)
+        elif name == "relations":
+            layer = args.relation_teacher_layer or teacher.dimensions.num_layers
+            wanted = args.relation_heads or teacher.dimensions.num_attention_heads
+            heads = common_relation_heads(config.hidden_size, teacher.dimensions.hidden_size, wanted)
+            objective = RelationObjective(layer, heads)
+        elif name == "attention_maps":
+            objective = AttentionMapObjective(pairs)
+        elif name == "logits":
+            objective = LogitObjective(args.temperature, args.vocabulary_chunk)
+        else:
+            objective = MaskedLMObjective(args.vocabulary_chunk)
+        made[objective] = weight
+    return made
+
+
+def _projections(
+    args: DistillationTrainingArguments, pairs: Sequence[LayerPair], student: KDNASModel, teacher: Teacher, seed: int
+) -> HiddenStateProjections:
+    basis = None
+    # only a student that starts from the teacher's embeddings lives in their basis
+    inherits = isinstance(student.get_input_embeddings(), InheritedWordEmbeddings)
+    hidden_size, teacher_hidden_size = student.config.hidden_size, teacher.dimensions.hidden_size
+    if args.projection_init == "basis" and inherits:
+        basis = residual_basis(teacher.embeddings, hidden_size, teacher_hidden_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return HiddenStateProjections(
+            pairs, hidden_size, teacher_hidden_size, shared=args.projection == "shared", basis=basis
+        )
 
 
 def _seed_of(config: KDNASConfig, seed: int) -> int:

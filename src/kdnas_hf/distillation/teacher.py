@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from optimum.utils import NormalizedConfigManager
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForMaskedLM,
     AutoTokenizer,
     DataCollatorWithPadding,
     PretrainedConfig,
@@ -37,6 +38,7 @@ logger = logging.get_logger(__name__)
 # kinds of features, see `Teacher.features`
 HIDDEN_STATES = "hidden_states"
 ATTENTION_INPUT = "attention_input"
+ATTENTION_MAPS = "attention_maps"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Teacher:
         tokenizer: Its fast tokenizer; students share it.
         name: What reports and cards call it.
         dtype: What it computes in. The word embeddings that students inherit stay float32 whatever this is.
+        masked_lm: The masked language model of which ``model`` is the encoder, for losses on its predictions.
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class Teacher:
         tokenizer: PreTrainedTokenizerBase,
         name: str | None = None,
         dtype: torch.dtype = torch.float32,
+        masked_lm: PreTrainedModel | None = None,
     ) -> None:
         self.model = model.requires_grad_(False).eval()
+        self.masked_lm = masked_lm.requires_grad_(False).eval() if masked_lm is not None else None
         self.tokenizer = tokenizer
         self.name = name or model.config._name_or_path
         self.dimensions = TeacherDimensions.from_config(model.config)
@@ -112,7 +117,7 @@ class Teacher:
 
     def to(self, device: torch.device | str) -> Teacher:
         """Move the teacher, and return it."""
-        self.model.to(device)
+        (self.masked_lm or self.model).to(device)
         return self
 
     def to_dtype(self, dtype: torch.dtype) -> Teacher:
@@ -125,6 +130,9 @@ class Teacher:
             table.detach().to(dtype), freeze=True, padding_idx=self.model.config.pad_token_id
         )
         self.model.set_input_embeddings(own_table)
+        if self.masked_lm is not None:
+            self.masked_lm.tie_weights()
+            self.masked_lm.to(dtype)
         self.model.to(dtype)
         return self
 
@@ -150,20 +158,23 @@ class Teacher:
     def features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, names: Iterable[str]
     ) -> dict[str, torch.Tensor]:
-        """What students learn from, by name: one vector of the teacher for each token.
+        """What students learn from, by name.
 
         Args:
             input_ids: ``(batch, sequence)``.
             attention_mask: ``(batch, sequence)``, 1 for real tokens.
-            names: ``hidden_states.<layer>``, the output of a layer, or ``attention_input.<layer>``, what the layer's
-                queries, keys and values are made from. Layers count from 1.
+            names: ``hidden_states.<layer>``, the output of a layer; ``attention_input.<layer>``, what the layer's
+                queries, keys and values are made from; ``attention_maps.<layer>``, its probabilities (see
+                `attend_eagerly`). Layers count from 1.
 
         Returns:
-            For each name ``(batch, sequence, hidden_size)``. The last layer's output is the model's
-            ``last_hidden_state``, after a final norm where the architecture has one.
+            For each name ``(batch, sequence, hidden_size)``, for attention maps ``(batch, heads, sequence, sequence)``.
+            The last layer's output is the model's ``last_hidden_state``, after a final norm where the architecture has
+            one.
         """
         split = {name: (name.split(".")[0], int(name.split(".")[1])) for name in names}
         attention_inputs: dict[int, torch.Tensor] = {}
+        wants_maps = any(kind == ATTENTION_MAPS for kind, _ in split.values())
 
         def keep(layer: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
             return lambda module, inputs: attention_inputs.__setitem__(layer, inputs[0])
@@ -175,15 +186,27 @@ class Teacher:
         ]
         try:
             with torch.autocast(input_ids.device.type, enabled=False):
-                outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+                outputs = self.model(
+                    input_ids=input_ids,
+                    attention_mask=attention_mask,
+                    output_hidden_states=True,
+                    output_attentions=wants_maps,
+                )
         finally:
             for hook in hooks:
                 hook.remove()
         hidden_states = (*outputs.hidden_states[: self.dimensions.num_layers], outputs.last_hidden_state)
-        return {
-            name: attention_inputs[layer] if kind == ATTENTION_INPUT else hidden_states[layer]
-            for name, (kind, layer) in split.items()
-        }
+        found = {}
+        for name, (kind, layer) in split.items():
+            if kind == ATTENTION_INPUT:
+                found[name] = attention_inputs[layer]
+            else:
+                found[name] = outputs.attentions[layer - 1] if kind == ATTENTION_MAPS else hidden_states[layer]
+        return found
+
+    def attend_eagerly(self) -> None:
+        """Compute attention in plain operations from now on, which alone gives attention maps."""
+        self.model.set_attn_implementation("eager")
 
     @cached_property
     def attention_projections(self) -> list[AttentionProjections]:
@@ -191,16 +214,22 @@ class Teacher:
         return find_attention_projections(self.model, self.dimensions.num_layers)
 
 
-def load_teacher(name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None) -> Teacher:
+def load_teacher(
+    name_or_path: str,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    masked_lm_head: bool = False,
+) -> Teacher:
     """Load any encoder from the Hub or a local path as a teacher.
 
     Args:
         name_or_path: Hub id or local directory of a BERT-like encoder, with or without a head.
         dtype: What the teacher computes in.
         revision: Branch, tag or commit on the Hub.
+        masked_lm_head: Load its masked language modeling head as well, for the loss ``logits``.
 
     Raises:
-        ValueError: If the model is no bidirectional encoder, or has no fast tokenizer.
+        ValueError: If the model is no bidirectional encoder, or has no fast tokenizer, or lacks the head.
     """
     try:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision)
@@ -215,18 +244,40 @@ def load_teacher(name_or_path: str, dtype: torch.dtype = torch.float32, revision
     keywords: dict[str, Any] = {}
     if inspect.isclass(model_class) and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
         keywords["add_pooling_layer"] = False
-    model = AutoModel.from_pretrained(name_or_path, revision=revision, dtype=torch.float32, **keywords)
+    masked_lm = _load_masked_lm(name_or_path, revision) if masked_lm_head else None
+    model: PreTrainedModel
+    if masked_lm is not None:
+        model = cast(PreTrainedModel, masked_lm.base_model)
+    else:
+        model = AutoModel.from_pretrained(name_or_path, revision=revision, dtype=torch.float32, **keywords)
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not _sees_both_ways(model, tokenizer):
         raise ValueError(
             f"teacher={name_or_path!r} ({config.model_type}) reads in one direction only; choose a bidirectional "
             "encoder such as FacebookAI/xlm-roberta-base."
         )
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    if len(tokenizer) > rows:
         raise ValueError(
             f"teacher={name_or_path!r}: the tokenizer has {len(tokenizer)} tokens, the model only "
-            f"{model.get_input_embeddings().weight.shape[0]} embeddings; they do not belong together."
+            f"{rows} embeddings; they do not belong together."
         )
-    return Teacher(model, tokenizer, name=name_or_path, dtype=dtype)
+    return Teacher(model, tokenizer, name=name_or_path, dtype=dtype, masked_lm=masked_lm)
+
+
+def _load_masked_lm(name_or_path: str, revision: str | None) -> PreTrainedModel:
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            name_or_path, revision=revision, dtype=torch.float32, output_loading_info=True
+        )
+        missing = sorted(info["missing_keys"])
+    except ValueError as error:  # a type without such a head
+        missing = [str(error)]
+    if missing:
+        raise ValueError(
+            f"teacher={name_or_path!r} has no masked language modeling head ({missing[0]}); choose a teacher that has "
+            "one, or leave the loss logits out."
+        )
+    return model
 
 
 def _load_tokenizer(name_or_path: str, revision: str | None) -> PreTrainedTokenizerBase:

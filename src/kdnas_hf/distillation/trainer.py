@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import (
+    DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,9 +31,15 @@ from transformers.utils import logging
 
 from ..students import KDNASConfig, KDNASModel
 from .arguments import DistillationTrainingArguments
+from .batch import DistillationBatch
+from .heldout import HeldoutMeasures
 from .length_grouping import LengthGroupedSampler, text_lengths
-from .pool import PooledStudent, StudentPool
-from .teacher import HiddenStateStatistics, Teacher
+from .losses import teacher_decoder_inputs
+from .numbered_texts import TEXT_NUMBER, NumberedTexts
+from .pool import StudentPool
+from .state_cache import TeacherStateCache
+from .state_caching import cache_folder, cache_teacher_states
+from .teacher import ATTENTION_INPUT, ATTENTION_MAPS, HIDDEN_STATES, HiddenStateStatistics, Teacher
 
 logger = logging.get_logger(__name__)
 
@@ -63,12 +72,13 @@ class SamplerEpochCallback(TrainerCallback):
 
 
 class DistillationTrainer(Trainer):
-    """Distils a teacher's hidden states into a student, or into a whole pool of students at once.
+    """Distils a teacher into a student, or into a whole pool of students at once, by the losses that ``args`` name.
 
     Used as any Trainer: gradient accumulation, bf16, DDP, resuming and evaluation work as they do there. Evaluation
-    reports, on held-out text, ``eval_loss`` (all mapped layers), ``eval_last_layer_loss``, ``eval_r2`` (the last mapped
-    layer, see `ExplainedVariance`) and ``eval_r2_layer_<student layer>``; for a pool of several, the same for each as
-    ``eval_<name>_…``.
+    reports, on held-out text, ``eval_loss`` (the mean squared error of all mapped layers), ``eval_last_layer_loss``,
+    ``eval_r2`` (the last mapped layer, see `ExplainedVariance`), ``eval_r2_layer_<student layer>``, and
+    ``eval_<loss>_loss`` of every other loss; for a pool of several, the same for each as ``eval_<name>_…``. Where no
+    loss compares states, ``eval_loss`` is the weighted sum of the losses.
 
     Gradients are clipped for each student alone. A student whose gradient is not finite is dropped (see
     `StudentPool.dropped`), and the others go on.
@@ -81,6 +91,8 @@ class DistillationTrainer(Trainer):
         eval_dataset: Held-out texts.
         processing_class: The tokenizer, by default the teacher's; saved with the student.
         statistics: Mean and variance of the teacher's states, by default estimated from the training texts.
+        train_states: The teacher's states of ``train_dataset``, if they are cached already.
+        eval_states: The teacher's states of ``eval_dataset``, likewise.
         **kwargs: What else `Trainer` takes.
 
     Raises:
@@ -99,6 +111,8 @@ class DistillationTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         statistics: HiddenStateStatistics | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        train_states: TeacherStateCache | None = None,
+        eval_states: TeacherStateCache | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(teacher, Teacher):
@@ -121,7 +135,11 @@ class DistillationTrainer(Trainer):
         _ = args.device
         args._n_gpu = min(args.n_gpu, 1)
         processing_class = processing_class or teacher.tokenizer
+        self._check_losses(pool)
         kwargs.setdefault("data_collator", DataCollatorWithPadding(processing_class))
+        self.masking = None
+        if pool.masks_tokens:
+            self.masking = DataCollatorForLanguageModeling(processing_class, mlm_probability=args.mlm_probability)
         super().__init__(
             model=pool,
             args=args,
@@ -138,10 +156,15 @@ class DistillationTrainer(Trainer):
         # compute_loss normalises by the tokens of all micro-batches and processes
         self.model_accepts_loss_kwargs = True
         self.trained_tokens = 0
+        self.step_labels: torch.Tensor | None = None
+        self.train_states = train_states
+        self.eval_states = eval_states
         self._grad_norm: torch.Tensor | None = None
         self._losses: torch.Tensor | None = None
         self.teacher.to(self.args.device)
-        if statistics is None and args.hidden_state_normalization == "standardize":
+        if pool.attention_layers:
+            self.teacher.attend_eagerly()
+        if statistics is None and args.hidden_state_normalization == "standardize" and pool.teacher_layers:
             statistics = self.estimate_statistics()
         self.statistics = statistics.to(self.args.device) if statistics is not None else None
 
@@ -159,6 +182,20 @@ class DistillationTrainer(Trainer):
         if len(students) != 1:
             raise ValueError(f"the pool holds {len(students)} students; take one of pool.students.")
         return students[0]
+
+    def _check_losses(self, pool: StudentPool) -> None:
+        if "logits" in pool.loss_names and self.teacher.masked_lm is None:
+            raise ValueError(
+                "losses: 'logits' needs a teacher with its masked language modeling head; load it with "
+                "load_teacher(…, masked_lm_head=True), or leave the loss out."
+            )
+        deepest = self.teacher.dimensions.num_layers
+        if any(layer > deepest for layer in pool.relation_layers):
+            raise ValueError(
+                f"relation_teacher_layer={max(pool.relation_layers)}: the teacher has layers 1 to {deepest}."
+            )
+        if pool.relation_layers:
+            _ = self.teacher.attention_projections  # raises where the teacher's are not found
 
     def estimate_statistics(self) -> HiddenStateStatistics:
         """Estimate the teacher's statistics from a sample of ``args.statistics_sentences`` training texts.
@@ -182,16 +219,75 @@ class DistillationTrainer(Trainer):
 
     # ---- the loss ----
 
-    def _targets(self, inputs: Mapping[str, torch.Tensor]) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-        """The teacher's states at the real tokens, standardised if asked, and where those tokens are."""
+    def _batch(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        states: TeacherStateCache | None,
+        num_tokens: torch.Tensor,
+        num_labels: torch.Tensor | None = None,
+    ) -> DistillationBatch:
+        """A batch of texts with what the teacher says about it.
+
+        Args:
+            inputs: ``input_ids`` and ``attention_mask``, both ``(batch, sequence)``, and ``labels`` where tokens are
+                masked.
+            states: The teacher's states of the data set, if they are cached: then ``inputs`` tells the texts' numbers.
+            num_tokens: See `DistillationBatch`.
+            num_labels: See `DistillationBatch`.
+        """
         mask = inputs["attention_mask"]
-        real_tokens = mask.flatten().nonzero().squeeze(1)
-        states = self.teacher.hidden_states(inputs["input_ids"], mask, self.pool.teacher_layers)
-        targets = {}
-        for layer, values in states.items():
-            real = values.flatten(0, 1).index_select(0, real_tokens)
-            targets[layer] = real.float() if self.statistics is None else self.statistics.standardize(layer, real)
-        return targets, real_tokens
+        batch = DistillationBatch(
+            input_ids=inputs["input_ids"],
+            attention_mask=mask,
+            real_tokens=mask.flatten().nonzero().squeeze(1),
+            num_tokens=num_tokens,
+            labels=inputs.get("labels"),
+            num_labels=num_labels,
+        )
+        features = self._features(batch, inputs, states)
+        for layer in self.pool.teacher_layers:
+            values = features[f"{HIDDEN_STATES}.{layer}"]
+            batch.targets[layer] = (
+                values.float() if self.statistics is None else self.statistics.standardize(layer, values)
+            )
+        for layer in self.pool.relation_layers:
+            attention_input = mask.new_zeros(
+                (mask.numel(), self.teacher.dimensions.hidden_size), dtype=features[f"{ATTENTION_INPUT}.{layer}"].dtype
+            ).index_copy_(0, batch.real_tokens, features[f"{ATTENTION_INPUT}.{layer}"])
+            with torch.no_grad():
+                projections = self.teacher.attention_projections[layer - 1]
+                batch.relations[layer] = projections(attention_input.view(*mask.shape, -1))
+        for layer in self.pool.attention_layers:
+            batch.attention_maps[layer] = features[f"{ATTENTION_MAPS}.{layer}"]
+        if "logits" in self.pool.loss_names and batch.labels is not None:
+            assert self.teacher.masked_lm is not None
+            last = features[f"{HIDDEN_STATES}.{self.teacher.dimensions.num_layers}.padded"]
+            masked = last.flatten(0, 1).index_select(0, batch.masked_tokens)
+            with torch.no_grad():
+                batch.teacher_decoder = teacher_decoder_inputs(self.teacher.masked_lm, masked)
+        return batch
+
+    def _features(
+        self, batch: DistillationBatch, inputs: Mapping[str, torch.Tensor], states: TeacherStateCache | None
+    ) -> dict[str, torch.Tensor]:
+        """The teacher's vectors at the real tokens ``(tokens, hidden_size)``, from the disk or from a pass.
+
+        Attention maps, and the last states where logits are wanted, are given for the padded batch.
+        """
+        names = self.pool.features
+        if states is not None:
+            found = states.states(inputs[TEXT_NUMBER])
+            return {name: found[name].to(batch.input_ids.device, non_blocking=True) for name in names}
+        maps = [f"{ATTENTION_MAPS}.{layer}" for layer in self.pool.attention_layers]
+        last = [f"{HIDDEN_STATES}.{self.teacher.dimensions.num_layers}"] if "logits" in self.pool.loss_names else []
+        if not (names or maps or last):
+            return {}
+        features = self.teacher.features(
+            batch.input_ids, batch.attention_mask, list(dict.fromkeys([*names, *maps, *last]))
+        )
+        found = {name: features[name].flatten(0, 1).index_select(0, batch.real_tokens) for name in names}
+        found |= {name: features[name] for name in maps}
+        return found | {f"{name}.padded": features[name] for name in last}
 
     def compute_loss(
         self,
@@ -204,21 +300,22 @@ class DistillationTrainer(Trainer):
 
         Args:
             model: The (wrapped) pool.
-            inputs: ``input_ids`` and ``attention_mask``, both ``(batch, sequence)``.
+            inputs: ``input_ids`` and ``attention_mask``, both ``(batch, sequence)``; ``labels`` if tokens are masked.
             return_outputs: Whether to return the loss of each student as well.
             num_items_in_batch: Real tokens of the whole accumulated batch in all processes.
         """
-        targets, real_tokens = self._targets(inputs)
-        # DDP averages gradients over processes, while the loss is a sum over tokens divided by the tokens of them all
+        # DDP averages gradients over processes, while a loss is a sum over tokens divided by the tokens of them all
         processes = self.accelerator.num_processes if num_items_in_batch is not None else 1
-        tokens = num_items_in_batch if num_items_in_batch is not None else real_tokens.numel()
-        num_tokens = torch.as_tensor(tokens, device=real_tokens.device, dtype=torch.float32) / processes
+        tokens = num_items_in_batch if num_items_in_batch is not None else inputs["attention_mask"].sum()
+        num_tokens = torch.as_tensor(tokens, device=self.args.device, dtype=torch.float32) / processes
+        num_labels = None
+        if "labels" in inputs:
+            labels = self.step_labels if num_items_in_batch is not None else None
+            num_labels = (inputs["labels"] != -100).sum() if labels is None else labels
+            # a batch may be so short that nothing in it is masked
+            num_labels = num_labels.to(self.args.device, torch.float32).clamp_min(1) / processes
         losses = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            targets=targets,
-            real_tokens=real_tokens,
-            num_tokens=num_tokens,
+            self._batch(inputs, self.train_states if TEXT_NUMBER in inputs else None, num_tokens, num_labels)
         )
         self._losses = losses.detach()
         loss = losses.sum()
@@ -227,12 +324,19 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor | int | None]:
-        """Collect the micro-batches of one step and count their real tokens in all processes."""
+        """Collect the micro-batches of one step, mask tokens if asked, and count real tokens in all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        if self.masking is not None:
+            # by the step and not by the random state: batches are fetched ahead, so that a resumed run would differ
+            place = (self.state.global_step, self.args.process_index)
+            batches = [dict(batch) | self._mask(batch, "train", *place, number) for number, batch in enumerate(batches)]
         tokens = torch.stack([batch["attention_mask"].sum() for batch in batches]).sum().to(device)
         tokens = self.accelerator.reduce(tokens, reduction="sum")
+        if "labels" in batches[0]:
+            labels = torch.stack([(batch["labels"] != -100).sum() for batch in batches]).sum().to(device)
+            self.step_labels = self.accelerator.reduce(labels, reduction="sum")
         self.trained_tokens += int(tokens)
         return batches, tokens
 
@@ -284,19 +388,45 @@ class DistillationTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, as `Trainer.train` does.
 
-        Students attend by the eager implementation where torch's fused attention is slow: its backward pass in bf16 on
-        a CPU takes several times as long. Numbers are the same to rounding, and students get theirs back afterwards.
+        The teacher's states are computed once, where that pays (see ``args.cache_teacher_states``). Students attend by
+        the eager implementation where torch's fused attention is slow: its backward pass in bf16 on a CPU takes several
+        times as long. Numbers are the same to rounding, and students get theirs back afterwards.
         """
-        if not (self.args.bf16 and self.args.device.type == "cpu"):
-            return super().train(*args, **kwargs)
+        opened = self._open_states()
+        slow_attention = self.args.bf16 and self.args.device.type == "cpu"
         before = {name: student.config._attn_implementation for name, student in self.pool.students.items()}
         try:
-            for student in self.pool.students.values():
+            for student in self.pool.students.values() if slow_attention else ():
                 student.set_attn_implementation("eager")
-            return super().train(*args, **kwargs)
+            result = super().train(*args, **kwargs)
         finally:
-            for name, student in self.pool.students.items():
+            for name, student in self.pool.students.items() if slow_attention else ():
                 student.set_attn_implementation(before[name])
+        if opened and self.args.cache_dir is None:
+            self.accelerator.wait_for_everyone()
+            if self.args.process_index == 0:
+                shutil.rmtree(cache_folder(self.args), ignore_errors=True)
+            self.train_states = self.eval_states = None
+        return result
+
+    def _open_states(self) -> bool:
+        """Compute the teacher's states of both data sets, unless they were given; whether that was done."""
+        if self.train_states is not None or self.train_dataset is None:
+            return False
+        passes = float(self.args.num_train_epochs)
+        if self.args.max_steps > 0 and has_length(self.train_dataset):
+            texts_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            passes = self.args.max_steps * texts_per_step / max(len(cast(Sized, self.train_dataset)), 1)
+        evaluates = self.eval_dataset is not None and has_length(self.eval_dataset)
+        texts = [self.train_dataset, self.eval_dataset] if evaluates else [self.train_dataset]
+        states = cache_teacher_states(
+            self.teacher, texts, self.pool.features, self.args, passes, wait=self.accelerator.wait_for_everyone
+        )
+        if states is None:
+            return False
+        self.train_states = states[0]
+        self.eval_states = states[1] if evaluates else None
+        return True
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log; the training loss of a pool is given as the mean over its students."""
@@ -307,12 +437,27 @@ class DistillationTrainer(Trainer):
 
     # ---- data ----
 
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns: Any = ["input_ids", "attention_mask", "labels", TEXT_NUMBER]
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Training texts, with their numbers where the teacher's states of them are cached."""
+        if self.train_states is None:
+            return super().get_train_dataloader()
+        dataset = self.train_dataset
+        self.train_dataset = NumberedTexts(dataset)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = dataset
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not self.args.group_texts_by_length or dataset is None or not has_length(dataset):
             return super()._get_train_sampler(train_dataset)
         # of `self.train_dataset`: unused columns, of which the length is one, are gone from `train_dataset`
-        lengths = text_lengths(self.train_dataset)
+        texts = self.train_dataset.dataset if isinstance(self.train_dataset, NumberedTexts) else self.train_dataset
+        lengths = text_lengths(texts)
         texts_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         sampler = LengthGroupedSampler(lengths, texts_per_step, seed)
@@ -330,6 +475,8 @@ class DistillationTrainer(Trainer):
         if dataset is None or isinstance(dataset, IterableDataset) or not has_length(dataset):
             return super().get_eval_dataloader(eval_dataset)
         rows = [{"input_ids": row["input_ids"]} for row in cast(Iterable[Mapping[str, Any]], dataset)]
+        if self.eval_states is not None and dataset is self.eval_dataset:
+            rows = [row | {TEXT_NUMBER: number} for number, row in enumerate(rows)]
         rows.sort(key=lambda row: len(row["input_ids"]))
         share: Any = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         return DataLoader(share, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator)
@@ -345,58 +492,54 @@ class DistillationTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Loss and R² of each student on held-out text, exact over all processes."""
+        """Losses and R² of each student on held-out text, exact over all processes."""
         pool = self.pool
-        active = pool.active
         metrics: dict[str, float] = {}
-        if not active:
+        if not pool.active:
             return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=0)
         was_training = pool.training
         pool.eval()
-        variance = pool.explained_variance(self.teacher.dimensions.hidden_size)
+        heldout = HeldoutMeasures(pool, self.teacher.dimensions.hidden_size)
         samples = 0
-        for batch in dataloader:
-            inputs = self._prepare_inputs(batch)
-            targets, real_tokens = self._targets(inputs)
-            variance.add_targets(targets)
+        one = torch.ones((), device=self.args.device)  # what is measured is summed, and divided at the end
+        for number, loaded in enumerate(dataloader):
+            inputs = self._prepare_inputs(loaded)
             samples += inputs["input_ids"].shape[0]
+            batch = self._batch(inputs, self.eval_states if TEXT_NUMBER in inputs else None, one)
+            masked = None
+            if self.masking is not None:  # states are compared on whole texts, predictions on masked ones
+                place = (self.args.process_index, number)
+                masked = self._batch(inputs | self._mask(inputs, "eval", *place), None, one, one)
             with self.accelerator.autocast():
-                for name, member in active.items():
-                    predictions = member.predict(inputs["input_ids"], inputs["attention_mask"], real_tokens)
-                    for index, prediction in enumerate(predictions):
-                        variance.add_prediction((name, index), prediction, targets[member.pairs[index][1]])
+                heldout.add(batch, masked)
         samples = int(self._sum_over_processes(torch.tensor([samples])))
-        variance.sums = self._sum_over_processes(variance.sums)
-        variance.tokens = self._sum_over_processes(variance.tokens)
+        heldout.reduce(self._sum_over_processes)
         pool.train(was_training)
 
         losses = []
-        for name, member in active.items():
+        for name in pool.active:
             prefix = metric_key_prefix if len(pool.members) == 1 else f"{metric_key_prefix}_{name}"
-            losses.append(self._member_metrics(name, member, variance, prefix, metrics))
+            values = heldout.metrics(name)
+            metrics |= {f"{prefix}_{key}": value for key, value in values.items()}
+            losses.append(values["loss"])
         metrics[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
         metrics[f"{metric_key_prefix}_trained_tokens"] = self.trained_tokens
         return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=samples)
+
+    def _mask(self, inputs: Mapping[str, torch.Tensor], *place: str | int) -> dict[str, torch.Tensor]:
+        """``input_ids`` and ``labels`` of a batch with tokens masked; which ones depends on the place and the seed."""
+        assert self.masking is not None
+        digest = hashlib.sha256(repr((self.args.seed, *place)).encode()).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            input_ids, labels = self.masking.torch_mask_tokens(inputs["input_ids"].cpu().clone())
+        device = inputs["input_ids"].device
+        return {"input_ids": input_ids.to(device), "labels": labels.to(device)}
 
     def _sum_over_processes(self, values: torch.Tensor) -> torch.Tensor:
         if self.accelerator.num_processes == 1:
             return values
         return self.accelerator.reduce(values.to(self.args.device), reduction="sum").cpu()
-
-    def _member_metrics(
-        self, name: str, member: PooledStudent, variance: Any, prefix: str, metrics: dict[str, float]
-    ) -> float:
-        """Add one student's metrics to ``metrics`` and return its loss."""
-        errors = [variance.mean_squared_error((name, index)) for index in range(len(member.pairs))]
-        metrics[f"{prefix}_loss"] = sum(errors) / len(errors)
-        for index, (student_layer, teacher_layer) in enumerate(member.pairs):
-            r2 = variance.r2((name, index))
-            # a layer that learns from several teacher layers is judged by the last of them
-            metrics[f"{prefix}_r2_layer_{student_layer}"] = r2
-            if (student_layer, teacher_layer) == max(member.pairs):
-                metrics[f"{prefix}_r2"] = r2
-                metrics[f"{prefix}_last_layer_loss"] = errors[index]
-        return metrics[f"{prefix}_loss"]
 
     # ---- saving and resuming ----
 
@@ -429,9 +572,9 @@ class DistillationTrainer(Trainer):
 
         Embeddings that are inherited from the teacher are folded into an ordinary table in the file.
         """
-        for name, student in self.pool.students.items():
+        for name, model in self.pool.models.items():
             folder = Path(output_dir) if len(self.pool.members) == 1 else Path(output_dir) / name
-            student.save_pretrained(folder)
+            model.save_pretrained(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
 

@@ -6,6 +6,7 @@ import copy
 import gc
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -32,9 +33,13 @@ from ..distillation import (
     HiddenStateStatistics,
     StudentPool,
     Teacher,
+    TeacherStateCache,
+    cache_teacher_states,
+    cacheable_features,
     resolve_layer_mapping,
     text_lengths,
 )
+from ..distillation.state_caching import CACHE_FOLDER
 from ..latency import LatencyBenchmark, LatencyReport, stand_in
 from ..students import KDNASConfig, KDNASModel
 from .arguments import SearchArguments
@@ -247,6 +252,7 @@ class ArchitectureSearch:
         if self.training_args.teacher_in_bf16:
             self.teacher.to_dtype(torch.bfloat16)
         statistics = self._statistics()
+        self._cache_states()
         self._search(study, statistics)
         best = self._from_main(study.best(self.args.top_k) if study is not None else None)
         if not best:
@@ -315,6 +321,7 @@ class ArchitectureSearch:
                 self.proxy_dataset,
                 statistics,
                 [callback],
+                self.proxy_states,
             )
             if not self._train(trainer, folder):
                 callback.record_all()
@@ -391,6 +398,30 @@ class ArchitectureSearch:
         self._from_main(None)
         return HiddenStateStatistics.load(path)
 
+    def _cache_states(self) -> None:
+        """Compute the teacher's states of the proxy set and of the held-out texts once for all pools, if that pays."""
+        self.proxy_states: TeacherStateCache | None = None
+        self.heldout_states: TeacherStateCache | None = None
+        if self._from_main((self.folder / RESULTS_FILE).is_file()):
+            return
+        args = self._training_arguments(self.folder)
+        pools = math.ceil(self.args.candidates_per_episode / (self.args.pool_size or self.args.candidates_per_episode))
+        with self._clock("teacher_states"):
+            self.teacher.to(args.device)
+            states = cache_teacher_states(
+                self.teacher,
+                [self.proxy_dataset, self.heldout_dataset],
+                cacheable_features(args, self.teacher, self.teacher_layers),
+                args,
+                passes=self.args.mini_kd_epochs * self.args.num_episodes * pools,
+                wait=self._wait,
+            )
+        if states is not None:
+            self.proxy_states, self.heldout_states = states
+
+    def _wait(self) -> None:
+        self._from_main(None)
+
     def _trainer(
         self,
         students: Mapping[str, KDNASConfig],
@@ -398,6 +429,7 @@ class ArchitectureSearch:
         dataset: datasets.Dataset,
         statistics: HiddenStateStatistics | None,
         callbacks: Sequence[TrainerCallback] = (),
+        states: TeacherStateCache | None = None,
     ) -> DistillationTrainer:
         return DistillationTrainer(
             model=StudentPool.create(students, self.teacher, training_args),
@@ -407,11 +439,18 @@ class ArchitectureSearch:
             eval_dataset=self.heldout_dataset,
             statistics=statistics,
             callbacks=[*self.callbacks, *callbacks],
+            train_states=states,
+            eval_states=self.heldout_states,
         )
 
-    def _mini_kd_arguments(self, folder: Path) -> DistillationTrainingArguments:
+    def _training_arguments(self, folder: Path) -> DistillationTrainingArguments:
         args = copy.copy(self.training_args)
         args.output_dir = str(folder)
+        args.cache_dir = args.cache_dir or str(self.folder / CACHE_FOLDER)
+        return args
+
+    def _mini_kd_arguments(self, folder: Path) -> DistillationTrainingArguments:
+        args = self._training_arguments(folder)
         args.num_train_epochs = self.args.mini_kd_epochs
         args.max_steps = -1
         args.save_total_limit = 1
@@ -436,8 +475,7 @@ class ArchitectureSearch:
         architectures = {f"student_{i + 1}": record.architecture for i, record in enumerate(best)}
         logger.info(f"distilling on the full corpus: {', '.join(str(a) for a in architectures.values())}")
         with self._clock("distillation"):
-            args = copy.copy(self.training_args)
-            args.output_dir = str(folder)
+            args = self._training_arguments(folder)
             args.save_total_limit = 1
             trainer = self._trainer(
                 {name: student_config(self.teacher, architecture) for name, architecture in architectures.items()},
@@ -457,6 +495,8 @@ class ArchitectureSearch:
             _write_atomically(results, json.dumps([asdict(s) for s in students], indent=2))
             shutil.rmtree(folder, ignore_errors=True)
             shutil.rmtree(self.folder / "episodes", ignore_errors=True)
+            if self.training_args.cache_dir is None:
+                shutil.rmtree(self.folder / CACHE_FOLDER, ignore_errors=True)
         return students
 
     def _save_students(
@@ -496,7 +536,7 @@ class ArchitectureSearch:
     def _save_student(self, trainer: DistillationTrainer, name: str, folder: Path) -> None:
         """Write beside the target, then rename: a directory of that name is always whole."""
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=self.folder))
-        trainer.pool.students[name].save_pretrained(temporary)
+        trainer.pool.models[name].save_pretrained(temporary)
         self.teacher.tokenizer.save_pretrained(temporary)
         temporary.chmod(0o755)
         for file in temporary.iterdir():
@@ -599,6 +639,11 @@ def check_search(
         ValueError: If a layer mapping does not fit, a latency cannot be measured, or the output directory holds
             another run.
     """
+    if "hidden_states" not in training_args.loss_weights:
+        raise ValueError(
+            f"losses={' '.join(training_args.losses)!r} leaves out hidden_states, but the reward of a search is made "
+            "of its R²; add it, with a small weight if need be."
+        )
     mappings = [
         resolve_layer_mapping(training_args.layer_mapping, depth, teacher.dimensions.num_layers)
         for depth in space.num_hidden_layers

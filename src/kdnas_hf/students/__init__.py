@@ -5,6 +5,7 @@ from .configuration_kdnas import KDNASConfig
 from .inheritance import (
     InheritedWordEmbeddings,
     TeacherEmbeddings,
+    add_masked_lm_head,
     create_student,
     fold_embeddings,
     inherit_word_embeddings,
@@ -31,6 +32,7 @@ __all__ = [
     "KDNASModel",
     "KDNASPreTrainedModel",
     "TeacherEmbeddings",
+    "add_masked_lm_head",
     "create_student",
     "fold_embeddings",
     "inherit_word_embeddings",

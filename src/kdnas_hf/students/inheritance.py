@@ -296,6 +296,48 @@ def inherit_word_embeddings(model: KDNASPreTrainedModel, embeddings: InheritedWo
     model.set_input_embeddings(embeddings)
 
 
+def add_masked_lm_head(student: KDNASModel, seed: int = 0) -> KDNASForMaskedLM:
+    """Put a masked language modeling head on a student, which becomes a part of the result.
+
+    The head decodes with the student's word embeddings, inherited or not.
+
+    Args:
+        student: The encoder.
+        seed: Decides the head's initial values. The global random state is left as it is.
+
+    Raises:
+        ValueError: If the student's configuration does not tie the decoder to the word embeddings.
+    """
+    config = student.config
+    if not config.tie_word_embeddings:
+        raise ValueError("tie_word_embeddings=False gives the head a table of its own; a student needs a tied one.")
+    # a full decoder of random rows would only be thrown away
+    small = copy.deepcopy(config)
+    small.vocab_size = config.pad_token_id + 1
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        head = KDNASForMaskedLM(small).lm_head
+    with torch.device("meta"):
+        model = KDNASForMaskedLM(config)
+    embeddings = student.get_input_embeddings()
+    head.bias = bias = nn.Parameter(torch.zeros(config.vocab_size))
+    model.kdnas = student
+    model.lm_head = head
+    if isinstance(embeddings, InheritedWordEmbeddings):
+        model.set_output_embeddings(InheritedDecoder(embeddings, bias))
+    else:
+        assert isinstance(embeddings, nn.Embedding)
+        model.set_output_embeddings(_tied_decoder(embeddings, bias))
+    return model
+
+
+def _tied_decoder(embeddings: nn.Embedding, bias: nn.Parameter | None) -> nn.Linear:
+    decoder = nn.Linear(embeddings.embedding_dim, embeddings.num_embeddings, device="meta")
+    decoder.weight = embeddings.weight
+    decoder.bias = bias  # type: ignore[assignment]
+    return decoder
+
+
 def fold_embeddings(student: KDNASPreTrainedModel) -> None:
     """Turn inherited word embeddings into an ordinary trainable table, in place. Nothing happens to any others.
 
@@ -308,10 +350,7 @@ def fold_embeddings(student: KDNASPreTrainedModel) -> None:
     folded = embeddings.fold()
     student.set_input_embeddings(folded)
     if isinstance(student, KDNASForMaskedLM):
-        decoder = nn.Linear(folded.embedding_dim, folded.num_embeddings, device="meta")
-        decoder.weight = folded.weight
-        decoder.bias = student.lm_head.bias
-        student.set_output_embeddings(decoder)
+        student.set_output_embeddings(_tied_decoder(folded, student.lm_head.bias))
 
 
 def residual_basis(
@@ -337,6 +376,7 @@ def residual_basis(
 __all__ = [
     "InheritedWordEmbeddings",
     "TeacherEmbeddings",
+    "add_masked_lm_head",
     "create_student",
     "fold_embeddings",
     "inherit_word_embeddings",

@@ -85,6 +85,28 @@ def hidden_state_loss(
     return total / (num_tokens * len(targets) * targets[0].shape[-1])
 
 
+def cosine_loss(
+    predictions: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], num_tokens: torch.Tensor | float
+) -> torch.Tensor:
+    """Mean of 1 - cosine over tokens and pairs of layers (DistilBERT, arXiv 1910.01108).
+
+    Args:
+        predictions: For each pair of layers ``(tokens, teacher_hidden_size)``, real (unpadded) tokens only.
+        targets: The same for the teacher.
+        num_tokens: What to divide by: the tokens of the whole accumulated batch, of which these may be a part.
+
+    Returns:
+        A float32 scalar (float64 for float64 predictions) between 0 and 2; a vector of zeros is at 1 from all others.
+    """
+    wide = torch.promote_types(predictions[0].dtype, torch.float32)
+    total = predictions[0].new_zeros((), dtype=wide)
+    for prediction, target in zip(predictions, targets, strict=True):
+        # an eps that is not tiny, as the gradient at zero is a unit vector over eps
+        cosine = torch.nn.functional.cosine_similarity(prediction.to(wide), target.to(wide), dim=-1, eps=1e-4)
+        total = total + (1 - cosine).sum()
+    return total / (num_tokens * len(targets))
+
+
 class ExplainedVariance:
     """R² of predicted states on held-out text: the share of the teacher's variance that a student explains.
 

@@ -1,0 +1,52 @@
+"""Attention-map loss: where a student's tokens attend, against where its teacher's do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+# Probabilities below this count as this. Keeps the logarithm and its gradient finite where a softmax underflowed.
+_LEAST_PROBABILITY = 1e-9
+
+
+def attention_map_loss(
+    student_maps: Sequence[torch.Tensor],
+    teacher_maps: Sequence[torch.Tensor],
+    attention_mask: torch.Tensor,
+    num_tokens: torch.Tensor | float,
+) -> torch.Tensor:
+    """KL divergence of the student's attention probabilities from the teacher's.
+
+    Heads are compared one by one where student and teacher have as many, for each mapped layer (MobileBERT's attention
+    transfer, arXiv 2004.02984) or for the last alone (MiniLM, arXiv 2002.10957). Both papers need equal numbers of
+    heads; where they differ, the mean over heads is compared.
+
+    Args:
+        student_maps: For each pair of layers ``(batch, student heads, sequence, sequence)``, probabilities over the
+            last dimension, before dropout.
+        teacher_maps: For each pair of layers ``(batch, teacher heads, sequence, sequence)``.
+        attention_mask: ``(batch, sequence)``, nonzero for real tokens.
+        num_tokens: What to divide by: the tokens of the whole accumulated batch, of which these may be a part.
+
+    Returns:
+        A float32 scalar (float64 for float64 inputs), in nats: the sum over real tokens of the mean over pairs and
+        heads, divided by ``num_tokens``.
+    """
+    real = attention_mask.bool()
+    counts = real[:, None, :, None] & real[:, None, None, :]
+    total = _wide(student_maps[0].new_zeros(()))
+    for student_map, teacher_map in zip(student_maps, teacher_maps, strict=True):
+        student, teacher = _wide(student_map), _wide(teacher_map)
+        if student.shape[1] != teacher.shape[1]:
+            student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
+        # where a query or a key is padding, neither a value nor a gradient is left, whatever a model wrote there
+        student, teacher = student.masked_fill(~counts, 1), teacher.masked_fill(~counts, 0)
+        log_student = student.clamp_min(_LEAST_PROBABILITY).log()
+        log_teacher = teacher.clamp_min(_LEAST_PROBABILITY).log()
+        total = total + (teacher * (log_teacher - log_student)).sum() / student.shape[1]
+    return total / (num_tokens * len(student_maps))
+
+
+def _wide(probabilities: torch.Tensor) -> torch.Tensor:
+    return probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
