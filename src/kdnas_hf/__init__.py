@@ -19,6 +19,8 @@ from .distillation import (
     StudentPool,
     Teacher,
     TeacherArguments,
+    TeacherStateCache,
+    bf16_pays_off,
     load_teacher,
     resolve_layer_mapping,
     share_cpu_threads,
@@ -40,6 +42,7 @@ from .search import (
     check_search,
     check_writable,
     make_controller,
+    student_config,
 )
 from .students import (
     InheritedWordEmbeddings,
@@ -89,7 +92,9 @@ __all__ = [
     "Teacher",
     "TeacherArguments",
     "TeacherEmbeddings",
+    "TeacherStateCache",
     "__version__",
+    "bf16_pays_off",
     "check_search",
     "check_writable",
     "create_student",
@@ -105,6 +110,7 @@ __all__ = [
     "set_up_logging",
     "share_cpu_threads",
     "split_corpus",
+    "student_config",
     "tokenize_corpus",
     "write_model_card",
 ]

@@ -15,7 +15,7 @@ from .controller import (
 from .ledger import ArchitectureRecord, Ledger
 from .report import pareto_front, recommend
 from .reward import REWARDS, Reward
-from .search import ArchitectureSearch, DistilledStudent, SearchError, SearchResult, check_search
+from .search import ArchitectureSearch, DistilledStudent, SearchError, SearchResult, check_search, student_config
 from .space import Architecture, SearchSpace
 from .study import SearchStudy
 
@@ -45,4 +45,5 @@ __all__ = [
     "make_controller",
     "pareto_front",
     "recommend",
+    "student_config",
 ]

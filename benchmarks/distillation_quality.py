@@ -1,0 +1,144 @@
+"""What students learn from the same tokens: the published recipe against the default one.
+
+    python benchmarks/distillation_quality.py --preset short
+
+The same architecture, texts, order of texts, batches and seeds; R² of each mapped layer on held-out text, the share of
+held-out sentences whose nearest neighbour (mean of the last states, cosine) is the teacher's, the time of the training
+and the memory that weights, gradients and optimizer take. The last line is one JSON object; `r2_published` is the
+published recipe with standardised targets, without which it learns next to nothing at this budget.
+
+`--preset long` trains 20 times as long, on other text that is given with --dataset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+import time
+from typing import Any
+
+import torch
+from transformers import DataCollatorWithPadding
+
+from distillation_setting import (
+    PUBLISHED,
+    PUBLISHED_STANDARDIZED,
+    Setting,
+    add_arguments,
+    describe_machine,
+    load_setting,
+    shape,
+    training_arguments,
+)
+from kdnas_hf import DistillationTrainer
+
+STEPS = {"short": 200, "long": 4000}
+
+
+@torch.no_grad()
+def sentence_vectors(model: Any, setting: Setting) -> torch.Tensor:
+    """Mean of the last states over the real tokens, normalised: ``(sentences, hidden_size)`` in their order."""
+    rows = sorted(range(len(setting.heldout)), key=lambda i: setting.heldout[i]["length"])
+    collator = DataCollatorWithPadding(setting.teacher.tokenizer)
+    vectors: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    for start in range(0, len(rows), 64):
+        chosen = rows[start : start + 64]
+        batch = collator([{"input_ids": setting.heldout[i]["input_ids"]} for i in chosen])
+        states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state.float()
+        mask = batch["attention_mask"][..., None]
+        for i, vector in zip(chosen, (states * mask).sum(1) / mask.sum(1), strict=True):
+            vectors[i] = vector
+    return torch.nn.functional.normalize(torch.stack(vectors), dim=-1)
+
+
+def nearest(vectors: torch.Tensor) -> torch.Tensor:
+    """Index of each vector's nearest other vector."""
+    similarity = vectors @ vectors.T
+    return similarity.fill_diagonal_(-2).argmax(1)
+
+
+def training_state_bytes(trainer: DistillationTrainer) -> int:
+    """Weights that train, their gradients and what the optimizer keeps of them."""
+    weights = sum(p.numel() * p.element_size() for p in trainer.pool.parameters() if p.requires_grad)
+    state = sum(
+        value.numel() * value.element_size()
+        for entry in trainer.optimizer.state.values()
+        for value in entry.values()
+        if isinstance(value, torch.Tensor)
+    )
+    return 2 * weights + state
+
+
+def main() -> None:
+    """Compare the recipes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--steps", type=int, default=None, help="optimizer steps of 32 texts; by default the preset's")
+    parser.add_argument("--student", type=int, nargs=4, default=(3, 288, 6, 1024), help="layers, hidden, heads, FFN")
+    parser.add_argument("--recipe", nargs="*", default=[], help="further recipes, as name:field=value,field=value")
+    args = parser.parse_args()
+    steps = args.steps or STEPS[args.preset]
+    setting = load_setting(args, sentences=steps * 32, heldout=1000)
+    tokens = sum(setting.train["length"])
+    print(
+        f"{describe_machine()}\n{steps} steps of 32 texts, {tokens:,} tokens in {len(setting.train):,} texts; student of "
+        f"{args.student[0]} layers x {args.student[1]}, {args.student[2]} heads, FFN {args.student[3]}; seed {args.seed}\n"
+    )
+    recipes: dict[str, dict[str, Any]] = {
+        "published, raw": PUBLISHED,
+        "published, standardised": PUBLISHED_STANDARDIZED,
+        "ours": {},
+        **dict(parse_recipe(text) for text in args.recipe),
+    }
+    teacher_neighbours = None
+    print("| recipe | R² by student layer | last layer | nearest neighbour | minutes | training state |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    r2 = {}
+    for name, recipe in recipes.items():
+        with tempfile.TemporaryDirectory() as folder:
+            torch.manual_seed(args.seed)
+            started = time.monotonic()
+            trainer = DistillationTrainer(
+                model=shape(setting.teacher, *args.student),
+                teacher=setting.teacher,
+                args=training_arguments(folder, args.seed, {"max_steps": steps, **recipe}),
+                train_dataset=setting.train,
+                eval_dataset=setting.heldout,
+            )
+            trainer.train()
+            minutes = (time.monotonic() - started) / 60
+            metrics = trainer.evaluate()
+        if teacher_neighbours is None:
+            teacher_neighbours = nearest(sentence_vectors(setting.teacher.model, setting))
+        agreement = (nearest(sentence_vectors(trainer.student.eval(), setting)) == teacher_neighbours).float().mean()
+        layers = [metrics[f"eval_r2_layer_{layer}"] for layer in range(1, args.student[0] + 1)]
+        r2[name] = metrics["eval_r2"]
+        print(
+            f"| {name} | {' '.join(f'{value:.3f}' for value in layers)} | {metrics['eval_r2']:.3f} | {agreement:.3f} | "
+            f"{minutes:.2f} | {training_state_bytes(trainer) / 2**20:,.0f} MiB |",
+            flush=True,
+        )
+        del trainer
+        gc.collect()
+    published, ours = r2["published, standardised"], r2["ours"]
+    result = {"r2_published": round(published, 4), "r2_ours": round(ours, 4), "ratio": round(ours / published, 2)}
+    print(json.dumps(result))
+
+
+def parse_recipe(text: str) -> tuple[str, dict[str, Any]]:
+    """Read ``name:field=value,field=value``."""
+    name, _, rest = text.partition(":")
+    recipe: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        field, _, value = item.partition("=")
+        try:
+            recipe[field] = json.loads(value)
+        except ValueError:
+            recipe[field] = value.split("+") if field == "losses" else value
+    return name, recipe
+
+
+if __name__ == "__main__":
+    main()
