@@ -1,11 +1,14 @@
 """How a student learns from its teacher."""
 
 from .arguments import DistillationTrainingArguments, TeacherArguments
+from .checkpoints import last_whole_checkpoint
 from .hardware import bf16_pays_off, share_cpu_threads, usable_cores
 from .layer_mapping import LAYER_MAPPINGS, LayerPair, describe_layer_mapping, resolve_layer_mapping
 from .length_grouping import LengthGroupedSampler, text_lengths
 from .losses import ExplainedVariance, HiddenStateProjections, hidden_state_loss
 from .pool import PooledStudent, StudentPool
+from .sharded_teacher import place_teacher
+from .streaming import StreamShare
 from .teacher import HiddenStateStatistics, Teacher, TeacherDimensions, load_teacher
 from .trainer import DistillationTrainer
 
@@ -19,6 +22,7 @@ __all__ = [
     "LayerPair",
     "LengthGroupedSampler",
     "PooledStudent",
+    "StreamShare",
     "StudentPool",
     "Teacher",
     "TeacherArguments",
@@ -26,7 +30,9 @@ __all__ = [
     "bf16_pays_off",
     "describe_layer_mapping",
     "hidden_state_loss",
+    "last_whole_checkpoint",
     "load_teacher",
+    "place_teacher",
     "resolve_layer_mapping",
     "share_cpu_threads",
     "text_lengths",

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from .hardware import bf16_pays_off
 from .layer_mapping import resolve_layer_mapping
 from .losses import PROJECTIONS
+from .sharded_teacher import SHARDINGS, settle_sharding
 
 NORMALIZATIONS = ("standardize", "none")
 STUDENT_INITS = ("embeddings", "random")
@@ -80,6 +81,13 @@ class DistillationTrainingArguments(TrainingArguments):
     teacher_dtype: str = field(
         default="auto", metadata={"help": "float32, bfloat16, or auto: bfloat16 if the training runs in bf16."}
     )
+    shard_teacher: str = field(
+        default="auto",
+        metadata={
+            "help": "Keep only a share of the teacher in each process: no, fsdp (FSDP2), zero3 (DeepSpeed), or auto: "
+            "as the Accelerate configuration shards. Students are never sharded."
+        },
+    )
     auto_bf16: bool = field(
         default=False, metadata={"help": "Train in bf16 where this machine multiplies bf16 matrices natively."}
     )
@@ -104,6 +112,8 @@ class DistillationTrainingArguments(TrainingArguments):
         check_choice("hidden_state_normalization", self.hidden_state_normalization, NORMALIZATIONS)
         check_choice("student_init", self.student_init, STUDENT_INITS)
         check_choice("teacher_dtype", self.teacher_dtype, TEACHER_DTYPES)
+        check_choice("shard_teacher", self.shard_teacher, SHARDINGS)
+        self.shard_teacher = settle_sharding(self)
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"warmup_fraction={self.warmup_fraction} is not in [0, 1).")
         if self.cpu_threads is not None and self.cpu_threads < 1:

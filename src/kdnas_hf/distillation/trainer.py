@@ -11,10 +11,11 @@ from typing import Any, cast
 import datasets
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -28,8 +29,11 @@ from transformers.utils import logging
 
 from ..students import KDNASConfig, KDNASModel
 from .arguments import DistillationTrainingArguments
+from .checkpoints import last_whole_checkpoint
 from .length_grouping import LengthGroupedSampler, text_lengths
 from .pool import PooledStudent, StudentPool
+from .sharded_teacher import in_lockstep, place_teacher
+from .streaming import StreamShare, is_stream
 from .teacher import HiddenStateStatistics, Teacher
 
 logger = logging.get_logger(__name__)
@@ -140,7 +144,7 @@ class DistillationTrainer(Trainer):
         self.trained_tokens = 0
         self._grad_norm: torch.Tensor | None = None
         self._losses: torch.Tensor | None = None
-        self.teacher.to(self.args.device)
+        place_teacher(self.teacher, self.args)
         if statistics is None and args.hidden_state_normalization == "standardize":
             statistics = self.estimate_statistics()
         self.statistics = statistics.to(self.args.device) if statistics is not None else None
@@ -281,19 +285,21 @@ class DistillationTrainer(Trainer):
         """The norm of the whole pool's gradient before clipping, which transformers 5 logs."""
         return self._grad_norm
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, as `Trainer.train` does.
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, as `Trainer.train` does; ``resume_from_checkpoint=True`` is the last checkpoint that is whole.
 
         Students attend by the eager implementation where torch's fused attention is slow: its backward pass in bf16 on
         a CPU takes several times as long. Numbers are the same to rounding, and students get theirs back afterwards.
         """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self._last_whole_checkpoint()
         if not (self.args.bf16 and self.args.device.type == "cpu"):
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         before = {name: student.config._attn_implementation for name, student in self.pool.students.items()}
         try:
             for student in self.pool.students.values():
                 student.set_attn_implementation("eager")
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             for name, student in self.pool.students.items():
                 student.set_attn_implementation(before[name])
@@ -321,13 +327,32 @@ class DistillationTrainer(Trainer):
                 callback.sampler = sampler
         return sampler
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Training texts; of a stream each process reads a share of its own, over and over."""
+        if not is_stream(self.train_dataset):
+            return super().get_train_dataloader()
+        return self._stream(self.train_dataset, self._train_batch_size, endless=True)
+
+    def _stream(self, stream: Any, batch_size: int, endless: bool) -> DataLoader:
+        share = StreamShare(stream, self.accelerator.process_index, self.accelerator.num_processes, endless)
+        return DataLoader(
+            share,
+            batch_size=batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Held-out texts in order of length; each process gets its own share, no text twice."""
         if isinstance(eval_dataset, str):
             dataset: Any = cast(dict[str, Any], self.eval_dataset)[eval_dataset]
         else:
             dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if dataset is None or isinstance(dataset, IterableDataset) or not has_length(dataset):
+        if is_stream(dataset):
+            return self._stream(dataset, self.args.eval_batch_size, endless=False)
+        if dataset is None or not has_length(dataset):
             return super().get_eval_dataloader(eval_dataset)
         rows = [{"input_ids": row["input_ids"]} for row in cast(Iterable[Mapping[str, Any]], dataset)]
         rows.sort(key=lambda row: len(row["input_ids"]))
@@ -355,8 +380,8 @@ class DistillationTrainer(Trainer):
         pool.eval()
         variance = pool.explained_variance(self.teacher.dimensions.hidden_size)
         samples = 0
-        for batch in dataloader:
-            inputs = self._prepare_inputs(batch)
+        for batch in in_lockstep(dataloader, self.teacher, self.accelerator):
+            inputs = self._prepare_inputs(dict(batch))
             targets, real_tokens = self._targets(inputs)
             variance.add_targets(targets)
             samples += inputs["input_ids"].shape[0]
@@ -443,6 +468,16 @@ class DistillationTrainer(Trainer):
         """
         self._load_from_checkpoint(str(checkpoint))
         return bool(self.pool.active)
+
+    def _last_whole_checkpoint(self) -> str:
+        found = None
+        if self.args.process_index == 0:
+            found = last_whole_checkpoint(self.args.output_dir or ".", self.args.world_size)
+        if self.args.world_size > 1:
+            found = broadcast_object_list([found])[0]
+        if found is None:
+            raise ValueError(f"output_dir={self.args.output_dir!r} holds no whole checkpoint to resume from.")
+        return str(found)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)

@@ -38,7 +38,7 @@ TRAINING_FIELDS = (
     "weight_decay",
 )
 # how often candidates share a teacher pass, and how a run is started, changes no result
-NEUTRAL = ("resume", "pool_size", "global_train_batch_size", "auto_bf16", "cpu_threads")
+NEUTRAL = ("resume", "pool_size", "global_train_batch_size", "auto_bf16", "cpu_threads", "shard_teacher")
 
 
 def resolve_configuration(
