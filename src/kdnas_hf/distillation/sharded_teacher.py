@@ -194,7 +194,8 @@ def _shard_with_zero3(teacher: Teacher, args: DistillationTrainingArguments) -> 
     for buffer in teacher.model.buffers():
         buffer.data = buffer.data.to(args.device)
     engine, *_ = deepspeed.initialize(model=teacher.model, config=config)
-    return engine.eval()
+    engine.eval()
+    return engine
 
 
 def _layers(teacher: Teacher) -> list[nn.Module]:
