@@ -51,7 +51,6 @@ def settle_sharding(args: DistillationTrainingArguments) -> str:
         launched = "zero3"
     if launched is not None:
         os.environ[LAUNCHED_SHARDING] = launched
-        logger.info(f"{launched} shards the teacher; the students are trained data-parallel.")
     os.environ.pop("ACCELERATE_USE_FSDP", None)
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
     args.fsdp = None
@@ -102,15 +101,14 @@ def place_teacher(teacher: Teacher, args: DistillationTrainingArguments) -> None
         teacher.to(args.device)
         return
     _move_word_embeddings(teacher, args.device)
-    model = teacher.model
-    word_embeddings = model.get_input_embeddings()
     with _without_word_embeddings(teacher):
         shard = {"fsdp": _shard_with_fsdp, "zero3": _shard_with_zero3}[args.shard_teacher]
         teacher.sharded = shard(teacher, args)
-    for parameter in model.parameters():
+    for parameter in teacher.model.parameters():
         parameter.requires_grad_(False)
-    whole = word_embeddings.weight.numel()
-    logger.info(f"the teacher is sharded by {args.shard_teacher}, but for {whole:,} parameters of word embeddings")
+    logger.info(
+        f"the teacher is sharded by {args.shard_teacher}, but for its word embeddings; students train data-parallel"
+    )
 
 
 def _move_word_embeddings(teacher: Teacher, device: torch.device) -> None:
