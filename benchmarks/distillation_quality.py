@@ -17,7 +17,7 @@ import gc
 import json
 import tempfile
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import DataCollatorWithPadding
@@ -62,9 +62,10 @@ def nearest(vectors: torch.Tensor) -> torch.Tensor:
 def training_state_bytes(trainer: DistillationTrainer) -> int:
     """Weights that train, their gradients and what the optimizer keeps of them."""
     weights = sum(p.numel() * p.element_size() for p in trainer.pool.parameters() if p.requires_grad)
+    assert trainer.optimizer is not None
     state = sum(
         value.numel() * value.element_size()
-        for entry in trainer.optimizer.state.values()
+        for entry in cast(dict[Any, dict[str, Any]], trainer.optimizer.state).values()
         for value in entry.values()
         if isinstance(value, torch.Tensor)
     )
@@ -82,9 +83,10 @@ def main() -> None:
     steps = args.steps or STEPS[args.preset]
     setting = load_setting(args, sentences=steps * 32, heldout=1000)
     tokens = sum(setting.train["length"])
+    layers, hidden, heads, ffn = args.student
     print(
-        f"{describe_machine()}\n{steps} steps of 32 texts, {tokens:,} tokens in {len(setting.train):,} texts; student of "
-        f"{args.student[0]} layers x {args.student[1]}, {args.student[2]} heads, FFN {args.student[3]}; seed {args.seed}\n"
+        f"{describe_machine()}\n{steps} steps of 32 texts, {tokens:,} tokens in {len(setting.train):,} texts; student "
+        f"of {layers} layers x {hidden}, {heads} heads, FFN {ffn}; seed {args.seed}\n"
     )
     recipes: dict[str, dict[str, Any]] = {
         "published, raw": PUBLISHED,
@@ -113,11 +115,11 @@ def main() -> None:
         if teacher_neighbours is None:
             teacher_neighbours = nearest(sentence_vectors(setting.teacher.model, setting))
         agreement = (nearest(sentence_vectors(trainer.student.eval(), setting)) == teacher_neighbours).float().mean()
-        layers = [metrics[f"eval_r2_layer_{layer}"] for layer in range(1, args.student[0] + 1)]
+        per_layer = [metrics[f"eval_r2_layer_{layer}"] for layer in range(1, layers + 1)]
         r2[name] = metrics["eval_r2"]
+        shown = " ".join(f"{value:.3f}" for value in per_layer)
         print(
-            f"| {name} | {' '.join(f'{value:.3f}' for value in layers)} | {metrics['eval_r2']:.3f} | {agreement:.3f} | "
-            f"{minutes:.2f} | {training_state_bytes(trainer) / 2**20:,.0f} MiB |",
+            f"| {name} | {shown} | {metrics['eval_r2']:.3f} | {agreement:.3f} | {minutes:.2f} | {training_state_bytes(trainer) / 2**20:,.0f} MiB |",
             flush=True,
         )
         del trainer

@@ -81,7 +81,8 @@ def one_by_one(
     setting: Setting, students: Mapping[str, KDNASConfig], recipe: Mapping[str, Any], seed: int
 ) -> tuple[float, dict[str, float]]:
     """Distil each student alone."""
-    seconds, losses = 0.0, {}
+    seconds = 0.0
+    losses: dict[str, float] = {}
     for name, config in students.items():
         took, loss = distil(setting, {name: config}, recipe, seed)
         seconds += took

@@ -1,14 +1,17 @@
 """How a student learns from its teacher."""
 
 from .arguments import DistillationTrainingArguments, TeacherArguments
+from .checkpoints import last_whole_checkpoint
 from .hardware import bf16_pays_off, share_cpu_threads, usable_cores
 from .layer_mapping import LAYER_MAPPINGS, LayerPair, describe_layer_mapping, resolve_layer_mapping
 from .length_grouping import LengthGroupedSampler, text_lengths
 from .losses import LOSSES, ExplainedVariance, HiddenStateProjections, hidden_state_loss, parse_losses
 from .objectives import PooledStudent
 from .pool import StudentPool
+from .sharded_teacher import place_teacher
 from .state_cache import TeacherStateCache
 from .state_caching import cache_teacher_states, cacheable_features
+from .streaming import StreamShare
 from .teacher import HiddenStateStatistics, Teacher, TeacherDimensions, load_teacher
 from .trainer import DistillationTrainer
 
@@ -23,6 +26,7 @@ __all__ = [
     "LayerPair",
     "LengthGroupedSampler",
     "PooledStudent",
+    "StreamShare",
     "StudentPool",
     "Teacher",
     "TeacherArguments",
@@ -33,8 +37,10 @@ __all__ = [
     "cacheable_features",
     "describe_layer_mapping",
     "hidden_state_loss",
+    "last_whole_checkpoint",
     "load_teacher",
     "parse_losses",
+    "place_teacher",
     "resolve_layer_mapping",
     "share_cpu_threads",
     "text_lengths",

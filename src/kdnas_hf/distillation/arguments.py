@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from .hardware import bf16_pays_off
 from .layer_mapping import resolve_layer_mapping
 from .losses import PROJECTIONS, parse_losses
+from .sharded_teacher import SHARDINGS, settle_sharding
 
 NORMALIZATIONS = ("standardize", "none")
 STUDENT_INITS = ("embeddings", "random")
@@ -127,6 +128,13 @@ class DistillationTrainingArguments(TrainingArguments):
     teacher_dtype: str = field(
         default="auto", metadata={"help": "float32, bfloat16, or auto: bfloat16 if the training runs in bf16."}
     )
+    shard_teacher: str = field(
+        default="auto",
+        metadata={
+            "help": "Keep only a share of the teacher in each process: no, fsdp (FSDP2), zero3 (DeepSpeed), or auto: "
+            "as the Accelerate configuration shards. Students are never sharded."
+        },
+    )
     auto_bf16: bool = field(
         default=False, metadata={"help": "Train in bf16 where this machine multiplies bf16 matrices natively."}
     )
@@ -169,6 +177,8 @@ class DistillationTrainingArguments(TrainingArguments):
         if self.vocabulary_chunk < 1:
             raise ValueError(f"vocabulary_chunk={self.vocabulary_chunk} must be at least 1.")
         _ = self.loss_weights
+        check_choice("shard_teacher", self.shard_teacher, SHARDINGS)
+        self.shard_teacher = settle_sharding(self)
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"warmup_fraction={self.warmup_fraction} is not in [0, 1).")
         if self.cpu_threads is not None and self.cpu_threads < 1:

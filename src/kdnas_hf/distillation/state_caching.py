@@ -101,6 +101,8 @@ def _reason_against(
 ) -> str | None:
     if args.cache_teacher_states == "false":
         return "cache_teacher_states=false."
+    if teacher.is_sharded:
+        return "the teacher is sharded, so that processes cannot compute different texts."
     if not features:
         return "no loss compares states that can be cached."
     if any(LOSS_SPECIFICATIONS[name].masks_tokens for name in args.loss_weights):

@@ -101,6 +101,7 @@ class Teacher:
         self.masked_lm = masked_lm.requires_grad_(False).eval() if masked_lm is not None else None
         self.tokenizer = tokenizer
         self.name = name or model.config._name_or_path
+        self.sharded: nn.Module | None = None  # what to call in place of the model, see `place_teacher`
         self.dimensions = TeacherDimensions.from_config(model.config)
         if dtype != torch.float32:
             self.to_dtype(dtype)
@@ -115,15 +116,23 @@ class Teacher:
         """Where the teacher computes."""
         return self.model.device
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds only a share of it, so that all of them must call it together."""
+        return self.sharded is not None
+
     def to(self, device: torch.device | str) -> Teacher:
-        """Move the teacher, and return it."""
-        (self.masked_lm or self.model).to(device)
+        """Move the teacher, and return it. One that is sharded stays where it is."""
+        if not self.is_sharded:
+            (self.masked_lm or self.model).to(device)
         return self
 
     def to_dtype(self, dtype: torch.dtype) -> Teacher:
         """Compute in ``dtype`` from now on, and return the teacher."""
         if dtype == self.model.dtype:
             return self
+        if self.is_sharded:
+            raise ValueError(f"the teacher is sharded in {self.model.dtype}; set its dtype to {dtype} before that.")
         # students inherit the table as it was before rounding: the model gets a table of its own
         table = self.embeddings.table
         own_table = nn.Embedding.from_pretrained(
@@ -186,7 +195,8 @@ class Teacher:
         ]
         try:
             with torch.autocast(input_ids.device.type, enabled=False):
-                outputs = self.model(
+                compute = self.model if self.sharded is None else self.sharded
+                outputs = compute(
                     input_ids=input_ids,
                     attention_mask=attention_mask,
                     output_hidden_states=True,

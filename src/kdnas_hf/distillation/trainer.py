@@ -13,10 +13,11 @@ from typing import Any, cast
 import datasets
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
@@ -32,13 +33,16 @@ from transformers.utils import logging
 from ..students import KDNASConfig, KDNASModel
 from .arguments import DistillationTrainingArguments
 from .batch import DistillationBatch
+from .checkpoints import last_whole_checkpoint
 from .heldout import HeldoutMeasures
 from .length_grouping import LengthGroupedSampler, text_lengths
 from .losses import teacher_decoder_inputs
 from .numbered_texts import TEXT_NUMBER, NumberedTexts
 from .pool import StudentPool
+from .sharded_teacher import in_lockstep, place_teacher
 from .state_cache import TeacherStateCache
 from .state_caching import cache_folder, cache_teacher_states
+from .streaming import StreamShare, is_stream
 from .teacher import ATTENTION_INPUT, ATTENTION_MAPS, HIDDEN_STATES, HiddenStateStatistics, Teacher
 
 logger = logging.get_logger(__name__)
@@ -135,7 +139,7 @@ class DistillationTrainer(Trainer):
         _ = args.device
         args._n_gpu = min(args.n_gpu, 1)
         processing_class = processing_class or teacher.tokenizer
-        self._check_losses(pool)
+        self._check_losses(pool, args)
         kwargs.setdefault("data_collator", DataCollatorWithPadding(processing_class))
         self.masking = None
         if pool.masks_tokens:
@@ -161,9 +165,9 @@ class DistillationTrainer(Trainer):
         self.eval_states = eval_states
         self._grad_norm: torch.Tensor | None = None
         self._losses: torch.Tensor | None = None
-        self.teacher.to(self.args.device)
         if pool.attention_layers:
             self.teacher.attend_eagerly()
+        place_teacher(self.teacher, self.args)
         if statistics is None and args.hidden_state_normalization == "standardize" and pool.teacher_layers:
             statistics = self.estimate_statistics()
         self.statistics = statistics.to(self.args.device) if statistics is not None else None
@@ -183,12 +187,15 @@ class DistillationTrainer(Trainer):
             raise ValueError(f"the pool holds {len(students)} students; take one of pool.students.")
         return students[0]
 
-    def _check_losses(self, pool: StudentPool) -> None:
+    def _check_losses(self, pool: StudentPool, args: DistillationTrainingArguments) -> None:
         if "logits" in pool.loss_names and self.teacher.masked_lm is None:
             raise ValueError(
                 "losses: 'logits' needs a teacher with its masked language modeling head; load it with "
                 "load_teacher(…, masked_lm_head=True), or leave the loss out."
             )
+        whole = [name for name in ("relations", "logits") if name in pool.loss_names]
+        if whole and args.shard_teacher != "no" and args.world_size > 1:
+            raise ValueError(f"losses: {whole[0]!r} needs the teacher whole on each device, not shard_teacher.")
         deepest = self.teacher.dimensions.num_layers
         if any(layer > deepest for layer in pool.relation_layers):
             raise ValueError(
@@ -225,6 +232,7 @@ class DistillationTrainer(Trainer):
         states: TeacherStateCache | None,
         num_tokens: torch.Tensor,
         num_labels: torch.Tensor | None = None,
+        states_wanted: bool = True,
     ) -> DistillationBatch:
         """A batch of texts with what the teacher says about it.
 
@@ -234,6 +242,7 @@ class DistillationTrainer(Trainer):
             states: The teacher's states of the data set, if they are cached: then ``inputs`` tells the texts' numbers.
             num_tokens: See `DistillationBatch`.
             num_labels: See `DistillationBatch`.
+            states_wanted: Whether students are compared by more than their predictions of masked tokens.
         """
         mask = inputs["attention_mask"]
         batch = DistillationBatch(
@@ -244,20 +253,20 @@ class DistillationTrainer(Trainer):
             labels=inputs.get("labels"),
             num_labels=num_labels,
         )
-        features = self._features(batch, inputs, states)
-        for layer in self.pool.teacher_layers:
+        features = self._features(batch, inputs, states, states_wanted)
+        for layer in self.pool.teacher_layers if states_wanted else ():
             values = features[f"{HIDDEN_STATES}.{layer}"]
             batch.targets[layer] = (
                 values.float() if self.statistics is None else self.statistics.standardize(layer, values)
             )
-        for layer in self.pool.relation_layers:
+        for layer in self.pool.relation_layers if states_wanted else ():
             attention_input = mask.new_zeros(
                 (mask.numel(), self.teacher.dimensions.hidden_size), dtype=features[f"{ATTENTION_INPUT}.{layer}"].dtype
             ).index_copy_(0, batch.real_tokens, features[f"{ATTENTION_INPUT}.{layer}"])
             with torch.no_grad():
                 projections = self.teacher.attention_projections[layer - 1]
                 batch.relations[layer] = projections(attention_input.view(*mask.shape, -1))
-        for layer in self.pool.attention_layers:
+        for layer in self.pool.attention_layers if states_wanted else ():
             batch.attention_maps[layer] = features[f"{ATTENTION_MAPS}.{layer}"]
         if "logits" in self.pool.loss_names and batch.labels is not None:
             assert self.teacher.masked_lm is not None
@@ -268,18 +277,23 @@ class DistillationTrainer(Trainer):
         return batch
 
     def _features(
-        self, batch: DistillationBatch, inputs: Mapping[str, torch.Tensor], states: TeacherStateCache | None
+        self,
+        batch: DistillationBatch,
+        inputs: Mapping[str, torch.Tensor],
+        states: TeacherStateCache | None,
+        states_wanted: bool,
     ) -> dict[str, torch.Tensor]:
         """The teacher's vectors at the real tokens ``(tokens, hidden_size)``, from the disk or from a pass.
 
         Attention maps, and the last states where logits are wanted, are given for the padded batch.
         """
-        names = self.pool.features
+        names = self.pool.features if states_wanted else []
         if states is not None:
             found = states.states(inputs[TEXT_NUMBER])
             return {name: found[name].to(batch.input_ids.device, non_blocking=True) for name in names}
-        maps = [f"{ATTENTION_MAPS}.{layer}" for layer in self.pool.attention_layers]
-        last = [f"{HIDDEN_STATES}.{self.teacher.dimensions.num_layers}"] if "logits" in self.pool.loss_names else []
+        maps = [f"{ATTENTION_MAPS}.{layer}" for layer in self.pool.attention_layers] if states_wanted else []
+        predicts = "logits" in self.pool.loss_names and batch.labels is not None
+        last = [f"{HIDDEN_STATES}.{self.teacher.dimensions.num_layers}"] if predicts else []
         if not (names or maps or last):
             return {}
         features = self.teacher.features(
@@ -385,20 +399,22 @@ class DistillationTrainer(Trainer):
         """The norm of the whole pool's gradient before clipping, which transformers 5 logs."""
         return self._grad_norm
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, as `Trainer.train` does.
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, as `Trainer.train` does; ``resume_from_checkpoint=True`` is the last checkpoint that is whole.
 
         The teacher's states are computed once, where that pays (see ``args.cache_teacher_states``). Students attend by
         the eager implementation where torch's fused attention is slow: its backward pass in bf16 on a CPU takes several
         times as long. Numbers are the same to rounding, and students get theirs back afterwards.
         """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self._last_whole_checkpoint()
         opened = self._open_states()
         slow_attention = self.args.bf16 and self.args.device.type == "cpu"
         before = {name: student.config._attn_implementation for name, student in self.pool.students.items()}
         try:
             for student in self.pool.students.values() if slow_attention else ():
                 student.set_attn_implementation("eager")
-            result = super().train(*args, **kwargs)
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             for name, student in self.pool.students.items() if slow_attention else ():
                 student.set_attn_implementation(before[name])
@@ -441,7 +457,12 @@ class DistillationTrainer(Trainer):
         self._signature_columns: Any = ["input_ids", "attention_mask", "labels", TEXT_NUMBER]
 
     def get_train_dataloader(self) -> DataLoader:
-        """Training texts, with their numbers where the teacher's states of them are cached."""
+        """Training texts, with their numbers where the teacher's states of them are cached.
+
+        Of a stream each process reads a share of its own, over and over.
+        """
+        if is_stream(self.train_dataset):
+            return self._stream(self.train_dataset, self._train_batch_size, endless=True)
         if self.train_states is None:
             return super().get_train_dataloader()
         dataset = self.train_dataset
@@ -466,13 +487,26 @@ class DistillationTrainer(Trainer):
                 callback.sampler = sampler
         return sampler
 
+    def _stream(self, stream: Any, batch_size: int, endless: bool) -> DataLoader:
+        share = StreamShare(stream, self.accelerator.process_index, self.accelerator.num_processes, endless)
+        return DataLoader(
+            share,
+            batch_size=batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Held-out texts in order of length; each process gets its own share, no text twice."""
         if isinstance(eval_dataset, str):
             dataset: Any = cast(dict[str, Any], self.eval_dataset)[eval_dataset]
         else:
             dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if dataset is None or isinstance(dataset, IterableDataset) or not has_length(dataset):
+        if is_stream(dataset):
+            return self._stream(dataset, self.args.eval_batch_size, endless=False)
+        if dataset is None or not has_length(dataset):
             return super().get_eval_dataloader(eval_dataset)
         rows = [{"input_ids": row["input_ids"]} for row in cast(Iterable[Mapping[str, Any]], dataset)]
         if self.eval_states is not None and dataset is self.eval_dataset:
@@ -502,14 +536,14 @@ class DistillationTrainer(Trainer):
         heldout = HeldoutMeasures(pool, self.teacher.dimensions.hidden_size)
         samples = 0
         one = torch.ones((), device=self.args.device)  # what is measured is summed, and divided at the end
-        for number, loaded in enumerate(dataloader):
-            inputs = self._prepare_inputs(loaded)
+        for number, loaded in enumerate(in_lockstep(dataloader, self.teacher, self.accelerator)):
+            inputs = self._prepare_inputs(dict(loaded))
             samples += inputs["input_ids"].shape[0]
             batch = self._batch(inputs, self.eval_states if TEXT_NUMBER in inputs else None, one)
             masked = None
             if self.masking is not None:  # states are compared on whole texts, predictions on masked ones
                 place = (self.args.process_index, number)
-                masked = self._batch(inputs | self._mask(inputs, "eval", *place), None, one, one)
+                masked = self._batch(inputs | self._mask(inputs, "eval", *place), None, one, one, states_wanted=False)
             with self.accelerator.autocast():
                 heldout.add(batch, masked)
         samples = int(self._sum_over_processes(torch.tensor([samples])))
@@ -586,6 +620,16 @@ class DistillationTrainer(Trainer):
         """
         self._load_from_checkpoint(str(checkpoint))
         return bool(self.pool.active)
+
+    def _last_whole_checkpoint(self) -> str:
+        found = None
+        if self.args.process_index == 0:
+            found = last_whole_checkpoint(self.args.output_dir or ".", self.args.world_size)
+        if self.args.world_size > 1:
+            found = broadcast_object_list([found])[0]
+        if found is None:
+            raise ValueError(f"output_dir={self.args.output_dir!r} holds no whole checkpoint to resume from.")
+        return str(found)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)

@@ -47,6 +47,7 @@ NEUTRAL = (
     "cache_teacher_states",
     "cache_max_gb",
     "cache_dir",
+    "shard_teacher",
 )
 
 

@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ..distillation import (
@@ -36,6 +35,8 @@ from ..distillation import (
     TeacherStateCache,
     cache_teacher_states,
     cacheable_features,
+    last_whole_checkpoint,
+    place_teacher,
     resolve_layer_mapping,
     text_lengths,
 )
@@ -381,9 +382,10 @@ class ArchitectureSearch:
         if self.training_args.hidden_state_normalization == "none":
             return None
         path = self.folder / STATISTICS_FILE
-        if self.is_main and not path.is_file():
+        place_teacher(self.teacher, self.training_args)
+        # a sharded teacher computes only if all processes call it
+        if not self._from_main(path.is_file()) and (self.is_main or self.teacher.is_sharded):
             with self._clock("teacher_statistics"):
-                self.teacher.to(self.training_args.device)
                 statistics = HiddenStateStatistics.from_texts(
                     self.teacher,
                     self.proxy_dataset,
@@ -392,9 +394,10 @@ class ArchitectureSearch:
                     batch_size=self.training_args.per_device_eval_batch_size,
                     seed=self.training_args.seed,
                 )
-                temporary = path.with_suffix(".tmp")
-                statistics.save(temporary)
-                os.replace(temporary, path)
+                if self.is_main:
+                    temporary = path.with_suffix(".tmp")
+                    statistics.save(temporary)
+                    os.replace(temporary, path)
         self._from_main(None)
         return HiddenStateStatistics.load(path)
 
@@ -407,7 +410,7 @@ class ArchitectureSearch:
         args = self._training_arguments(self.folder)
         pools = math.ceil(self.args.candidates_per_episode / (self.args.pool_size or self.args.candidates_per_episode))
         with self._clock("teacher_states"):
-            self.teacher.to(args.device)
+            place_teacher(self.teacher, args)
             states = cache_teacher_states(
                 self.teacher,
                 [self.proxy_dataset, self.heldout_dataset],
@@ -565,24 +568,10 @@ class ArchitectureSearch:
 
     def _last_checkpoint(self, folder: Path) -> str | None:
         """The last whole checkpoint; one that was being written when the process died is removed."""
-
-        def find() -> str | None:
-            checkpoints = sorted(
-                folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"),
-                key=lambda path: int(path.name.rsplit("-", 1)[1]),
-                reverse=True,
-            )
-            for checkpoint in checkpoints:
-                # the state is what Trainer writes last, but each process writes its own random state
-                processes = self.training_args.world_size
-                random_states = len(list(checkpoint.glob("rng_state*.pth")))
-                if _is_json(checkpoint / TRAINER_STATE_NAME) and random_states >= processes:
-                    logger.info(f"resuming from {checkpoint}")
-                    return str(checkpoint)
-                shutil.rmtree(checkpoint)
-            return None
-
-        return self._from_main(find() if self.is_main else None)
+        checkpoint = last_whole_checkpoint(folder, self.training_args.world_size) if self.is_main else None
+        if checkpoint is not None:
+            logger.info(f"resuming from {checkpoint}")
+        return self._from_main(None if checkpoint is None else str(checkpoint))
 
     # ---- cost ----
 
@@ -669,14 +658,6 @@ def _identity(dataset: datasets.Dataset) -> str:
     for index in range(0, count, max(count // 256, 1)):
         digest.update(repr(list(dataset[index]["input_ids"])).encode())
     return f"{count} texts, {digest.hexdigest()[:12]}"
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _write_atomically(path: Path, text: str) -> None:
