@@ -119,7 +119,8 @@ def main() -> None:
         r2[name] = metrics["eval_r2"]
         shown = " ".join(f"{value:.3f}" for value in per_layer)
         print(
-            f"| {name} | {shown} | {metrics['eval_r2']:.3f} | {agreement:.3f} | {minutes:.2f} | {training_state_bytes(trainer) / 2**20:,.0f} MiB |",
+            f"| {name} | {shown} | {metrics['eval_r2']:.3f} | {agreement:.3f} | {minutes:.2f} | "
+            f"{training_state_bytes(trainer) / 2**20:,.0f} MiB |",
             flush=True,
         )
         del trainer

@@ -361,3 +361,20 @@ def test_an_empty_sample_has_no_statistics(teacher, tmp_path):
     empty = datasets.Dataset.from_dict({"input_ids": []})
     with pytest.raises(ValueError, match="at least two tokens"):
         DistillationTrainer(config_of("small", teacher), teacher, arguments(tmp_path), empty)
+
+
+def test_students_that_start_at_random_train_only_the_rows_that_occur(teacher, train_texts, tmp_path, monkeypatch):
+    texts = train_texts.select(range(6))
+    few = make(teacher, tmp_path, texts, student_init="random", per_device_train_batch_size=2)
+    occurring = {token for row in texts for token in row["input_ids"]} | {teacher.tokenizer.pad_token_id}
+    assert len(few.student.get_input_embeddings().rows) == len(occurring) < teacher.dimensions.vocab_size
+    few.train()
+    monkeypatch.setattr(StudentPool, "train_only", lambda self, tokens: None)
+    whole = make(teacher, tmp_path, texts, student_init="random", per_device_train_batch_size=2)
+    whole.train()
+    torch.testing.assert_close(few.student.get_input_embeddings().weight, whole.student.get_input_embeddings().weight)
+
+
+def test_rows_that_do_not_occur_train_where_weights_decay(teacher, train_texts, tmp_path):
+    trainer = make(teacher, tmp_path, train_texts.select(range(6)), student_init="random", weight_decay=0.1)
+    assert isinstance(trainer.student.get_input_embeddings(), torch.nn.Embedding)

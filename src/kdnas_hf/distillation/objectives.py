@@ -183,6 +183,7 @@ class PooledStudent(nn.Module):
         model: The student; with a masked language modeling head where a loss needs one.
         objectives: Its losses with their weights.
         projections: From its states to the teacher's; None where no loss compares states.
+        owns_model: Whether the model was made for this pool, so that its modules may be replaced.
     """
 
     def __init__(
@@ -190,11 +191,13 @@ class PooledStudent(nn.Module):
         model: KDNASModel | KDNASForMaskedLM,
         objectives: Mapping[Objective, float],
         projections: HiddenStateProjections | None,
+        owns_model: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.objectives = dict(objectives)
         self.projections = projections
+        self.owns_model = owns_model
         layers = {} if projections is None else projections.teacher_layers
         self.pairs = [LayerPair(s, t) for s, teachers in layers.items() for t in teachers]
 

@@ -18,6 +18,7 @@ from ..students import (
     add_masked_lm_head,
     create_student,
     residual_basis,
+    train_only,
 )
 from .arguments import DistillationTrainingArguments
 from .batch import DistillationBatch
@@ -102,7 +103,7 @@ class StudentPool(nn.Module):
             model: KDNASModel | KDNASForMaskedLM = student
             if any(LOSS_SPECIFICATIONS[objective.name].needs_masked_lm_head for objective in objectives):
                 model = add_masked_lm_head(student, seed=seed + 2)
-            members[name] = PooledStudent(model, objectives, projections)
+            members[name] = PooledStudent(model, objectives, projections, owns_model=isinstance(given, KDNASConfig))
         return cls(members)
 
     def items(self) -> Iterator[tuple[str, PooledStudent]]:
@@ -142,6 +143,13 @@ class StudentPool(nn.Module):
     def masks_tokens(self) -> bool:
         """Whether some loss needs text in which tokens are masked."""
         return any(LOSS_SPECIFICATIONS[name].masks_tokens for name in self.loss_names)
+
+    def train_only(self, occurring: torch.Tensor) -> None:
+        """Train only the word embeddings of the tokens ``(tokens,)`` that occur, see `OccurringWordEmbeddings`."""
+        for _, member in self.items():
+            # a head predicts every token, so that every row has a gradient
+            if member.owns_model and member.model is member.student:
+                train_only(member.student, occurring)
 
     def forward(self, batch: DistillationBatch) -> torch.Tensor:
         """Losses of all members on one batch.

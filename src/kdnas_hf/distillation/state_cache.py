@@ -13,14 +13,12 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from filelock import FileLock
 from torch import nn
@@ -30,6 +28,7 @@ from transformers.utils import logging
 
 from .arguments import check_choice
 from .teacher import ATTENTION_INPUT, HIDDEN_STATES, Teacher
+from .token_chunks import token_chunks
 
 logger = logging.get_logger(__name__)
 
@@ -376,35 +375,12 @@ def _digest_of_texts(dataset: Any) -> tuple[str, torch.Tensor]:
     """
     digest = hashlib.sha256()
     counted = [np.zeros(0, dtype=np.int64)]
-    for ids, lengths in _token_chunks(dataset, 0, len(dataset)):
+    for ids, lengths in token_chunks(dataset, 0, len(dataset)):
         digest.update(np.ascontiguousarray(ids).data)
         counted.append(lengths)
     all_lengths = np.concatenate(counted)
     digest.update(all_lengths.data)
     return digest.hexdigest(), torch.from_numpy(all_lengths)
-
-
-def _token_chunks(dataset: Any, first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Token ids of the texts from ``first`` to before ``last``.
-
-    Yields:
-        For some texts at a time their ids one after the other ``(tokens,)`` int32, and their lengths ``(texts,)``
-        int64.
-    """
-    texts_at_a_time = 8192
-    # a transform is applied on the way to Python: the table behind it is not what the data set shows
-    if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
-        shown = dataset.select_columns("input_ids").with_format("arrow").select(range(first, last))
-        for table in shown.iter(batch_size=texts_at_a_time):
-            column = table["input_ids"].combine_chunks()
-            ids = pc.list_flatten(column).to_numpy(zero_copy_only=False)
-            lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-            yield ids.astype(np.int32, copy=False), lengths.astype(np.int64)
-        return
-    for start in range(first, last, texts_at_a_time):
-        indices = range(start, min(start + texts_at_a_time, last))
-        rows = [np.asarray(dataset[index]["input_ids"], dtype=np.int32) for index in indices]
-        yield np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int64)
 
 
 # ---- what is computed ----
@@ -653,9 +629,7 @@ class _CacheFiles:
         """Compute some features of a shard and write them."""
         first, last = self.layout.texts(shard)
         texts = [
-            text
-            for ids, lengths in _token_chunks(dataset, first, last)
-            for text in np.split(ids, lengths.cumsum()[:-1])
+            text for ids, lengths in token_chunks(dataset, first, last) for text in np.split(ids, lengths.cumsum()[:-1])
         ]
         for name, feature in _compute_features(teacher, texts, features, batch_size, self.precision).items():
             if not feature.sums.isfinite().all():

@@ -44,6 +44,7 @@ from .state_cache import TeacherStateCache
 from .state_caching import cache_folder, cache_teacher_states
 from .streaming import StreamShare, is_stream
 from .teacher import ATTENTION_INPUT, ATTENTION_MAPS, HIDDEN_STATES, HiddenStateStatistics, Teacher
+from .token_chunks import occurring_tokens
 
 logger = logging.get_logger(__name__)
 
@@ -132,6 +133,10 @@ class DistillationTrainer(Trainer):
             teacher.to_dtype(torch.bfloat16)
         self.teacher = teacher
         pool = model if isinstance(model, StudentPool) else StudentPool.create({"student": model}, teacher, args)
+        # exact for Adam without weight decay alone: other rows would not move
+        adam = args.optim in ("adamw_torch", "adamw_torch_fused") and args.weight_decay == 0
+        if adam and train_dataset is not None and has_length(train_dataset):
+            pool.train_only(occurring_tokens(train_dataset))
         self.student_max_grad_norm = args.max_grad_norm
         args = copy.copy(args)
         args.max_grad_norm = 0.0  # clipping is ours: for each student alone, in `training_step`

@@ -19,6 +19,7 @@ from .modeling_kdnas import (
     KDNASModel,
     KDNASPreTrainedModel,
 )
+from .vocabulary import OccurringWordEmbeddings, train_only
 
 register_auto_classes()
 
@@ -31,10 +32,12 @@ __all__ = [
     "KDNASForTokenClassification",
     "KDNASModel",
     "KDNASPreTrainedModel",
+    "OccurringWordEmbeddings",
     "TeacherEmbeddings",
     "add_masked_lm_head",
     "create_student",
     "fold_embeddings",
     "inherit_word_embeddings",
     "residual_basis",
+    "train_only",
 ]

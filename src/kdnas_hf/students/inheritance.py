@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from .configuration_kdnas import KDNASConfig
 from .modeling_kdnas import KDNASForMaskedLM, KDNASModel, KDNASPreTrainedModel
+from .vocabulary import OccurringWordEmbeddings
 
 STUDENT_INITS = ("embeddings", "random")
 _ROWS_PER_CHUNK = 16384
@@ -339,13 +340,15 @@ def _tied_decoder(embeddings: nn.Embedding, bias: nn.Parameter | None) -> nn.Lin
 
 
 def fold_embeddings(student: KDNASPreTrainedModel) -> None:
-    """Turn inherited word embeddings into an ordinary trainable table, in place. Nothing happens to any others.
+    """Turn word embeddings that are inherited, or train in part, into an ordinary trainable table, in place.
+
+    Nothing happens to any others.
 
     Outputs stay the same. Call it before fine-tuning a student in memory; a student that is loaded from a checkpoint
     has an ordinary table already.
     """
     embeddings = student.get_input_embeddings()
-    if not isinstance(embeddings, InheritedWordEmbeddings):
+    if not isinstance(embeddings, InheritedWordEmbeddings | OccurringWordEmbeddings):
         return
     folded = embeddings.fold()
     student.set_input_embeddings(folded)
