@@ -320,7 +320,7 @@ def test_best_checkpoint_is_loaded_at_the_end(teacher, train_texts, heldout_text
         ({"layer_mapping": "unifrm"}, "did you mean 'uniform'"),
         ({"projection": "both"}, "projection='both' is unknown; choose from per_layer, shared"),
         ({"hidden_state_normalization": "l2"}, "choose from standardize, none"),
-        ({"student_init": "teacher"}, "choose from embeddings, random"),
+        ({"student_init": "layers"}, "choose from teacher, embeddings, random"),
         ({"warmup_fraction": 1.0}, "warmup_fraction=1.0 is not in"),
         ({"statistics_sentences": 0}, "statistics_sentences=0 must be at least 1"),
         ({"global_train_batch_size": 7, "gradient_accumulation_steps": 2}, "not divisible"),

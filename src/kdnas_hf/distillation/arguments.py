@@ -14,8 +14,8 @@ from .losses import PROJECTIONS, parse_losses
 from .sharded_teacher import SHARDINGS, settle_sharding
 
 NORMALIZATIONS = ("standardize", "none")
-STUDENT_INITS = ("embeddings", "random")
-PROJECTION_INITS = ("basis", "random")
+STUDENT_INITS = ("teacher", "embeddings", "random")
+PROJECTION_INITS = ("fit", "basis", "random")
 TEACHER_DTYPES = ("auto", "float32", "bfloat16")
 CACHE_PRECISIONS = ("bfloat16", "float32", "int8")
 
@@ -69,10 +69,11 @@ class DistillationTrainingArguments(TrainingArguments):
         metadata={"help": "Maps from student to teacher states: one per_layer, or one shared by all layers."},
     )
     projection_init: str = field(
-        default="basis",
+        default="fit",
         metadata={
-            "help": "Where the projections start: the principal basis of the teacher's embeddings (for students that "
-            "inherit these; random for others), or random."
+            "help": "Where the projections start: fit, by ridge regression on a sample of the text; basis, the "
+            "principal basis of the teacher's embeddings (for students that inherit these; random for others); or "
+            "random."
         },
     )
     hidden_state_normalization: str = field(
@@ -80,11 +81,18 @@ class DistillationTrainingArguments(TrainingArguments):
         metadata={"help": "standardize: the teacher's mean and variance per layer and dimension; none: raw states."},
     )
     statistics_sentences: int = field(
-        default=1024, metadata={"help": "Training texts from which the teacher's mean and variance are estimated."}
+        default=1024,
+        metadata={
+            "help": "Training texts from which the teacher's mean and variance are estimated, and to which students "
+            "are fitted before the first step."
+        },
     )
     student_init: str = field(
         default="embeddings",
-        metadata={"help": "Where a student starts: the teacher's embeddings (its table stays frozen), or random."},
+        metadata={
+            "help": "Where a student starts: teacher, its embeddings (whose table stays frozen) and mapped layers; "
+            "embeddings, these alone; or random."
+        },
     )
     relation_heads: int = field(
         default=0,

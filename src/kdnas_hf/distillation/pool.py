@@ -92,8 +92,10 @@ class StudentPool(nn.Module):
             pairs = resolve_layer_mapping(args.layer_mapping, config.num_hidden_layers, teacher.dimensions.num_layers)
             logger.info(f"{name}: student<-teacher layers {describe_layer_mapping(pairs)}")
             if isinstance(given, KDNASConfig):
-                embeddings = teacher.embeddings if args.student_init == "embeddings" else None
-                student = create_student(given, embeddings, student_init=args.student_init, seed=seed)
+                # layers are copied when there is text to fit them to, see `warm_start`
+                start = "random" if args.student_init == "random" else "embeddings"
+                embeddings = None if start == "random" else teacher.embeddings
+                student = create_student(given, embeddings, student_init=start, seed=seed)
             else:
                 student = given
             objectives = _objectives(args, pairs, config, teacher)
@@ -209,7 +211,7 @@ def _projections(
     # only a student that starts from the teacher's embeddings lives in their basis
     inherits = isinstance(student.get_input_embeddings(), InheritedWordEmbeddings)
     hidden_size, teacher_hidden_size = student.config.hidden_size, teacher.dimensions.hidden_size
-    if args.projection_init == "basis" and inherits:
+    if args.projection_init != "random" and inherits:
         basis = residual_basis(teacher.embeddings, hidden_size, teacher_hidden_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -332,6 +332,24 @@ def _sees_both_ways(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     return not torch.allclose(states[0], states[1])
 
 
+def sample_batches(
+    teacher: Teacher, texts: Iterable[Mapping[str, Any]], count: int, batch_size: int, seed: int = 0
+) -> DataLoader:
+    """Batches of a random sample of ``count`` texts, given as ``input_ids``, in order of length.
+
+    Of a stream it is the first ones. A corpus is often ordered by language: its beginning would speak for all languages
+    by the first few.
+    """
+    if isinstance(texts, Sized) and hasattr(texts, "__getitem__"):
+        chosen = sorted(random.Random(seed).sample(range(len(texts)), min(count, len(texts))))
+        sample: Iterable[Mapping[str, Any]] = (texts[index] for index in chosen)
+    else:
+        sample = itertools.islice(texts, count)
+    rows: Any = [{"input_ids": row["input_ids"]} for row in sample]
+    rows.sort(key=lambda row: len(row["input_ids"]))
+    return DataLoader(rows, batch_size=batch_size, collate_fn=DataCollatorWithPadding(teacher.tokenizer))
+
+
 class HiddenStateStatistics:
     """Mean and standard deviation of the teacher's hidden states, per layer and dimension.
 
@@ -382,19 +400,8 @@ class HiddenStateStatistics:
         batch_size: int,
         seed: int = 0,
     ) -> HiddenStateStatistics:
-        """Estimate from a random sample of ``count`` texts, given as ``input_ids`` (the first ones of a stream).
-
-        A corpus is often ordered by language: its beginning would standardise all languages by the first few.
-        """
-        if isinstance(texts, Sized) and hasattr(texts, "__getitem__"):
-            chosen = sorted(random.Random(seed).sample(range(len(texts)), min(count, len(texts))))
-            sample: Iterable[Mapping[str, Any]] = (texts[index] for index in chosen)
-        else:
-            sample = itertools.islice(texts, count)
-        rows: Any = [{"input_ids": row["input_ids"]} for row in sample]
-        rows.sort(key=lambda row: len(row["input_ids"]))
-        collator = DataCollatorWithPadding(teacher.tokenizer)
-        return cls.estimate(teacher, DataLoader(rows, batch_size=batch_size, collate_fn=collator), layers)
+        """Estimate from a random sample of ``count`` texts, see `sample_batches`."""
+        return cls.estimate(teacher, sample_batches(teacher, texts, count, batch_size, seed), layers)
 
     def to(self, device: torch.device | str) -> HiddenStateStatistics:
         """Return the statistics on a device."""

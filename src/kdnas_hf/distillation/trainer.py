@@ -43,8 +43,9 @@ from .sharded_teacher import in_lockstep, place_teacher
 from .state_cache import TeacherStateCache
 from .state_caching import cache_folder, cache_teacher_states
 from .streaming import StreamShare, is_stream
-from .teacher import ATTENTION_INPUT, ATTENTION_MAPS, HIDDEN_STATES, HiddenStateStatistics, Teacher
+from .teacher import ATTENTION_INPUT, ATTENTION_MAPS, HIDDEN_STATES, HiddenStateStatistics, Teacher, sample_batches
 from .token_chunks import occurring_tokens
+from .warm_start import copy_teacher_layers, fit_projections
 
 logger = logging.get_logger(__name__)
 
@@ -176,6 +177,33 @@ class DistillationTrainer(Trainer):
         if statistics is None and args.hidden_state_normalization == "standardize" and pool.teacher_layers:
             statistics = self.estimate_statistics()
         self.statistics = statistics.to(self.args.device) if statistics is not None else None
+        self._warm_start()
+
+    def _warm_start(self) -> None:
+        """Start layers and projections where least squares on a sample of the training text takes them."""
+        if self.train_dataset is None or not self.pool.teacher_layers:
+            return
+        copies = self.args.student_init == "teacher"
+        fits = self.args.projection_init == "fit"
+        if not (copies or fits):
+            return
+        batches = list(
+            sample_batches(
+                self.teacher,
+                cast(Iterable[Mapping[str, Any]], self.train_dataset),
+                count=self.args.statistics_sentences,
+                batch_size=self.args.eval_batch_size,
+                seed=self.args.seed,
+            )
+        )
+        if copies:
+            copy_teacher_layers(self.pool, self.teacher, batches, standardize=self.statistics is not None)
+        if fits:
+            one = torch.ones((), device=self.args.device)
+            with self.accelerator.autocast():
+                fit_projections(
+                    self.pool, (self._batch(self._prepare_inputs(dict(batch)), None, one) for batch in batches)
+                )
 
     @property
     def pool(self) -> StudentPool:
@@ -198,8 +226,14 @@ class DistillationTrainer(Trainer):
                 "losses: 'logits' needs a teacher with its masked language modeling head; load it with "
                 "load_teacher(…, masked_lm_head=True), or leave the loss out."
             )
+        sharded = args.shard_teacher != "no" and args.world_size > 1
+        if args.student_init == "teacher" and sharded:
+            raise ValueError(
+                "student_init='teacher' copies the teacher's layers, which shard_teacher takes apart; choose "
+                "'embeddings'."
+            )
         whole = [name for name in ("relations", "logits") if name in pool.loss_names]
-        if whole and args.shard_teacher != "no" and args.world_size > 1:
+        if whole and sharded:
             raise ValueError(f"losses: {whole[0]!r} needs the teacher whole on each device, not shard_teacher.")
         deepest = self.teacher.dimensions.num_layers
         if any(layer > deepest for layer in pool.relation_layers):

@@ -11,6 +11,7 @@ from .inheritance import (
     inherit_word_embeddings,
     residual_basis,
 )
+from .layer_copying import collect_layer_samples, copy_layers, read_teacher_layers
 from .modeling_kdnas import (
     KDNASForMaskedLM,
     KDNASForQuestionAnswering,
@@ -35,9 +36,12 @@ __all__ = [
     "OccurringWordEmbeddings",
     "TeacherEmbeddings",
     "add_masked_lm_head",
+    "collect_layer_samples",
+    "copy_layers",
     "create_student",
     "fold_embeddings",
     "inherit_word_embeddings",
+    "read_teacher_layers",
     "residual_basis",
     "train_only",
 ]
