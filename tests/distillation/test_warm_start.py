@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_trainer import config_of, make, weights
+from test_trainer import arguments, config_of, make, weights
 
-from kdnas_hf import KDNASModel, Teacher
+from kdnas_hf import DistillationTrainer, KDNASConfig, KDNASModel, Teacher
 from tiny_teacher import make_teacher_model
 
 

@@ -251,7 +251,7 @@ def copy_layers(
     """Start layers of a student from layers of its teacher, in place.
 
     Where a student layer has more heads or neurons than the teacher's, or larger heads, the rest keeps its initial
-    weights where it reads, and writes nothing; so the outcome depends on the student's seed there.
+    weights where it reads. It writes nothing without a sample, and with one what fits.
 
     Args:
         student: A student of `create_student`, on one device.
