@@ -56,7 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     embedded = teacher_args.teacher == "embedded"
     with training_args.main_process_first(desc="teacher and text"):
         path = str(embedded_teacher()) if embedded else teacher_args.teacher
-        teacher = load_teacher(path, revision=teacher_args.teacher_revision)
+        teacher = load_teacher(
+            path, revision=teacher_args.teacher_revision, masked_lm_head="logits" in training_args.loss_weights
+        )
         if embedded:
             teacher.name = EMBEDDED_TEACHER_NAME
         check_search(teacher, space, search_args, training_args, configuration)

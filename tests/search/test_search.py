@@ -281,3 +281,59 @@ def test_one_line_is_logged_for_each_candidate(tmp_path, caplog):
     lines = [message for message in caplog.messages if message.startswith("#")]
     assert len(lines) == 3
     assert all("reward" in line and "ms = " in line for line in lines)
+
+
+def test_a_pool_that_runs_out_of_memory_is_halved_and_measures_the_same(finished, tmp_path, monkeypatch):
+    from kdnas_hf import DistillationTrainer
+
+    train = DistillationTrainer.train
+    pools = []
+
+    def short_of_memory(self, *args, **kwargs):
+        pools.append(len(self.pool.members))
+        if len(self.pool.members) > 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "train", short_of_memory)
+    tiny_search(tmp_path).run()
+    assert pools[:5] == [3, 2, 1, 1, 1]
+    for one, many in zip(outcome(tmp_path), outcome(finished.folder), strict=True):
+        assert one[:2] == many[:2]
+        assert one[2:] == pytest.approx(many[2:], rel=1e-4)
+
+
+def test_a_candidate_that_does_not_fit_alone_has_failed_and_the_others_go_on(tmp_path, monkeypatch):
+    from kdnas_hf import DistillationTrainer
+
+    train = DistillationTrainer.train
+
+    def short_of_memory(self, *args, **kwargs):
+        layers = [student.config.num_hidden_layers for student in self.pool.students.values()]
+        if max(layers) > 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "train", short_of_memory)
+    records = tiny_search(tmp_path).run().records
+    assert {record.state for record in records if record.architecture.num_hidden_layers > 1} == {"failed"}
+    assert {record.state for record in records if record.architecture.num_hidden_layers == 1} == {"complete"}
+
+
+def test_memory_splits_a_pool_before_it_runs_out(tmp_path):
+    search = tiny_search(tmp_path, max_pool_memory_gb=1e-6)
+    chosen = dict(enumerate(list(search.space)[:4]))
+    assert search._pools(chosen) == [[0], [1], [2], [3]]
+    search.args.max_pool_memory_gb = None
+    assert search._pools(chosen) == [[0, 1, 2, 3]]
+
+
+def test_a_search_without_hidden_states_has_no_reward(tmp_path):
+    with pytest.raises(ValueError, match="leaves out hidden_states"):
+        tiny_search(tmp_path, losses=["relations"])
+
+
+def test_a_search_learns_by_relations_too_from_states_on_the_disk(tmp_path):
+    result = tiny_search(tmp_path, losses=["hidden_states", "relations:0.5"]).run()
+    assert all(record.state == "complete" for record in result.records)
+    assert not (tmp_path / "teacher_states").exists()

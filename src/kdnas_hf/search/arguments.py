@@ -43,6 +43,13 @@ class SearchArguments:
     pool_size: int = field(
         default=0, metadata={"help": "Candidates trained together on one teacher pass; 0: all of an episode."}
     )
+    max_pool_memory_gb: float | None = field(
+        default=None,
+        metadata={
+            "help": "Split an episode's pool where its students would take more than this in training, by estimate, in "
+            "GB (10^9 bytes) a process; by default only when memory runs out."
+        },
+    )
     top_k: int = field(default=1, metadata={"help": "Best architectures that are distilled on the full corpus."})
     latency_batch_size: int = field(default=1, metadata={"help": "Texts in a call whose latency is measured."})
     latency_sequence_length: int = field(default=128, metadata={"help": "Tokens in a text whose latency is measured."})
@@ -68,6 +75,8 @@ class SearchArguments:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.max_pool_memory_gb is not None and self.max_pool_memory_gb <= 0:
+            raise ValueError(f"max_pool_memory_gb={self.max_pool_memory_gb} must be positive.")
         if self.mini_kd_epochs <= 0:
             raise ValueError(f"mini_kd_epochs={self.mini_kd_epochs} must be positive.")
         if self.pool_size < 0 or self.min_speedup < 0:

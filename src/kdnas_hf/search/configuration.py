@@ -41,6 +41,7 @@ TRAINING_FIELDS = (
 NEUTRAL = (
     "resume",
     "pool_size",
+    "max_pool_memory_gb",
     "global_train_batch_size",
     "auto_bf16",
     "cpu_threads",

@@ -40,6 +40,7 @@ from ..distillation import (
     resolve_layer_mapping,
     text_lengths,
 )
+from ..distillation.pool_memory import halves, is_out_of_memory, split_by_memory, training_bytes
 from ..distillation.state_caching import CACHE_FOLDER
 from ..latency import LatencyBenchmark, LatencyReport, stand_in
 from ..students import KDNASConfig, KDNASModel
@@ -187,11 +188,13 @@ class ArchitectureSearch:
     def _check(self) -> None:
         """Everything that could fail late, checked early."""
         self.teacher_layers = check_search(self.teacher, self.space, self.args, self.training_args)
+        self.longest_text = 0
         for name in ("train", "proxy", "heldout"):
             lengths = text_lengths(getattr(self, f"{name}_dataset"))
             if len(lengths) == 0:
                 raise ValueError(f"{name}_dataset is empty; give more text.")
             longest = max(lengths)
+            self.longest_text = max(self.longest_text, longest)
             _check_length(
                 f"{name}_dataset has a text of {longest} tokens; truncate to max_length",
                 longest,
@@ -289,11 +292,62 @@ class ArchitectureSearch:
                 if not chosen:
                     logger.info(f"all {len(self.space)} architectures of the space are measured.")
                     break
-                size = self.args.pool_size or len(chosen)
-                numbers = list(chosen)
-                for start in range(0, len(numbers), size):
-                    pool = {number: chosen[number] for number in numbers[start : start + size]}
-                    self._measure_pool(study, episode, pool, statistics, progress)
+                for numbers in self._pools(chosen):
+                    pool = {number: chosen[number] for number in numbers}
+                    self._measure_within_memory(study, episode, pool, statistics, progress)
+
+    def _pools(self, chosen: Mapping[int, Architecture]) -> list[list[int]]:
+        """The candidates of an episode in groups that train together."""
+        size = self.args.pool_size or len(chosen)
+        limit = self.args.max_pool_memory_gb
+        numbers = list(chosen)
+        pools = []
+        for start in range(0, len(numbers), size):
+            sizes = {
+                number: training_bytes(
+                    student_config(self.teacher, chosen[number]), self.teacher, self.training_args, self.longest_text
+                )
+                for number in numbers[start : start + size]
+            }
+            pools += split_by_memory(sizes, None if limit is None else limit * 1e9)
+        return pools
+
+    def _measure_within_memory(
+        self,
+        study: SearchStudy | None,
+        episode: int,
+        pool: Mapping[int, Architecture],
+        statistics: HiddenStateStatistics | None,
+        progress: tqdm,
+    ) -> None:
+        """Measure a pool; if memory runs out, each half of it, and a candidate that does not fit alone has failed."""
+        try:
+            self._measure_pool(study, episode, pool, statistics, progress)
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.training_args.world_size > 1:  # other processes may be waiting inside a collective call
+                raise SearchError(
+                    f"out of memory with {len(pool)} candidates in a pool: {error} Set max_pool_memory_gb or a smaller "
+                    "pool_size."
+                ) from error
+            logger.warning(f"out of memory with {len(pool)} candidates in a pool: {error}")
+        # only now, as the error held what was allocated
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        numbers = list(pool)
+        if len(numbers) == 1:
+            assert study is not None
+            candidates = {candidate.name: candidate for candidate in self._time_candidates(study, episode, pool)}
+            NASSearchCallback(
+                study, candidates, self.reward, on_record=lambda record: self._announce(record, progress)
+            ).record_all()
+            return
+        for half in halves(numbers):
+            part = {number: pool[number] for number in half}
+            self._measure_within_memory(study, episode, part, statistics, progress)
 
     def _measure_pool(
         self,
