@@ -17,6 +17,7 @@ NORMALIZATIONS = ("standardize", "none")
 STUDENT_INITS = ("teacher", "embeddings", "random")
 PROJECTION_INITS = ("fit", "basis", "random")
 TEACHER_DTYPES = ("auto", "float32", "bfloat16")
+MATRIX_OPTIMIZERS = ("adamw", "muon")
 CACHE_PRECISIONS = ("bfloat16", "float32", "int8")
 
 
@@ -47,6 +48,14 @@ class DistillationTrainingArguments(TrainingArguments):
     """
 
     learning_rate: float = field(default=1e-3, metadata={"help": "The initial learning rate of AdamW."})
+    matrix_optimizer: str = field(
+        default="adamw",
+        metadata={
+            "help": "What trains the matrices of the students' layers: adamw, or muon, which learns more from the same "
+            "tokens and takes longer for each step. All else is trained by `optim`, which muon needs to be AdamW."
+        },
+    )
+    muon_learning_rate: float = field(default=1e-2, metadata={"help": "The initial learning rate of Muon."})
     warmup_fraction: float = field(
         default=0.05, metadata={"help": "Share of the steps that warm up, where `warmup_steps` is not given."}
     )
@@ -170,6 +179,13 @@ class DistillationTrainingArguments(TrainingArguments):
         if isinstance(self.cache_teacher_states, bool):  # YAML reads true and false so
             self.cache_teacher_states = str(self.cache_teacher_states).lower()
         check_choice("cache_teacher_states", self.cache_teacher_states, ("auto", "true", "false"))
+        check_choice("matrix_optimizer", self.matrix_optimizer, MATRIX_OPTIMIZERS)
+        if self.matrix_optimizer == "muon" and not str(getattr(self.optim, "value", self.optim)).startswith(
+            "adamw_torch"
+        ):
+            raise ValueError(f"matrix_optimizer='muon' goes with optim=adamw_torch_fused, not {self.optim!r}.")
+        if self.muon_learning_rate <= 0:
+            raise ValueError(f"muon_learning_rate={self.muon_learning_rate} must be positive.")
         check_choice("cache_precision", self.cache_precision, CACHE_PRECISIONS)
         if self.cache_max_gb <= 0:
             raise ValueError(

@@ -37,6 +37,7 @@ from .checkpoints import last_whole_checkpoint
 from .heldout import HeldoutMeasures
 from .length_grouping import LengthGroupedSampler, text_lengths
 from .losses import teacher_decoder_inputs
+from .muon import MuonWithAdamW
 from .numbered_texts import TEXT_NUMBER, NumberedTexts
 from .pool import StudentPool
 from .sharded_teacher import in_lockstep, place_teacher
@@ -489,6 +490,32 @@ class DistillationTrainer(Trainer):
             if key in logs:
                 logs[key] /= max(len(self.pool.active), 1)
         super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer that the arguments ask for."""
+        if self.optimizer is not None or self.args.matrix_optimizer == "adamw":
+            return super().create_optimizer() if model is None else super().create_optimizer(model)
+        trained = {name: p for name, p in self.pool.named_parameters() if p.requires_grad}
+        # matrices that map states to states; embeddings and the projections outside the student are AdamW's
+        matrices = {name: p for name, p in trained.items() if ".encoder.layer." in name and p.ndim == 2}
+        decays = set(self.get_decay_parameter_names(self.pool))
+        others: list[dict[str, Any]] = [
+            {
+                "params": [p for n, p in trained.items() if n not in matrices and (n in decays) == decay],
+                "weight_decay": self.args.weight_decay if decay else 0.0,
+            }
+            for decay in (True, False)
+        ]
+        self.optimizer = MuonWithAdamW(
+            matrices.values(),
+            [group for group in others if group["params"]],
+            muon_learning_rate=self.args.muon_learning_rate,
+            learning_rate=self.args.learning_rate,
+            weight_decay=self.args.weight_decay,
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+            eps=self.args.adam_epsilon,
+        )
+        return self.optimizer
 
     # ---- data ----
 
