@@ -37,6 +37,7 @@ PUBLISHED: dict[str, Any] = {
     "student_init": "random",
     "learning_rate": 5e-4,
     "cache_teacher_states": "false",
+    "occurring_embeddings": False,
 }
 PUBLISHED_STANDARDIZED = PUBLISHED | {"hidden_state_normalization": "standardize"}
 

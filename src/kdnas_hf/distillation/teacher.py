@@ -32,6 +32,7 @@ from transformers.utils import logging
 
 from ..students import TeacherEmbeddings
 from .attention_projections import AttentionProjections, find_attention_projections
+from .numbered_texts import TEXT_NUMBER
 
 logger = logging.get_logger(__name__)
 
@@ -332,10 +333,8 @@ def _sees_both_ways(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     return not torch.allclose(states[0], states[1])
 
 
-def sample_batches(
-    teacher: Teacher, texts: Iterable[Mapping[str, Any]], count: int, batch_size: int, seed: int = 0
-) -> DataLoader:
-    """Batches of a random sample of ``count`` texts, given as ``input_ids``, in order of length.
+def sample_batches(teacher: Teacher, texts: Any, count: int, batch_size: int, seed: int = 0) -> DataLoader:
+    """Batches of a random sample of ``count`` texts, given as ``input_ids`` (and numbers, if any), in order of length.
 
     Of a stream it is the first ones. A corpus is often ordered by language: its beginning would speak for all languages
     by the first few.
@@ -345,7 +344,8 @@ def sample_batches(
         sample: Iterable[Mapping[str, Any]] = (texts[index] for index in chosen)
     else:
         sample = itertools.islice(texts, count)
-    rows: Any = [{"input_ids": row["input_ids"]} for row in sample]
+    columns = ("input_ids", TEXT_NUMBER)
+    rows: Any = [{name: row[name] for name in columns if name in row} for row in sample]
     rows.sort(key=lambda row: len(row["input_ids"]))
     return DataLoader(rows, batch_size=batch_size, collate_fn=DataCollatorWithPadding(teacher.tokenizer))
 

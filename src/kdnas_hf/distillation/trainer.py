@@ -137,7 +137,7 @@ class DistillationTrainer(Trainer):
         pool = model if isinstance(model, StudentPool) else StudentPool.create({"student": model}, teacher, args)
         # exact for Adam without weight decay alone: other rows would not move
         adam = args.optim in ("adamw_torch", "adamw_torch_fused") and args.weight_decay == 0
-        if adam and train_dataset is not None and has_length(train_dataset):
+        if args.occurring_embeddings and adam and train_dataset is not None and has_length(train_dataset):
             pool.train_only(occurring_tokens(train_dataset))
         self.student_max_grad_norm = args.max_grad_norm
         args = copy.copy(args)
@@ -191,7 +191,8 @@ class DistillationTrainer(Trainer):
         batches = list(
             sample_batches(
                 self.teacher,
-                cast(Iterable[Mapping[str, Any]], self.train_dataset),
+                # with their numbers, by which the teacher's states are found where these are given
+                self.train_dataset if self.train_states is None else NumberedTexts(self.train_dataset),
                 count=self.args.statistics_sentences,
                 batch_size=self.args.eval_batch_size,
                 seed=self.args.seed,
@@ -203,7 +204,8 @@ class DistillationTrainer(Trainer):
             one = torch.ones((), device=self.args.device)
             with self.accelerator.autocast():
                 fit_projections(
-                    self.pool, (self._batch(self._prepare_inputs(dict(batch)), None, one) for batch in batches)
+                    self.pool,
+                    (self._batch(self._prepare_inputs(dict(batch)), self.train_states, one) for batch in batches),
                 )
 
     @property
