@@ -4,10 +4,10 @@
 
 Eight candidates, three epochs over the same proxy set, in one process, one after another:
 
-- `published`: each alone as published, its teacher recomputed for each candidate and epoch, its word embeddings random and
-  all of them trained;
-- `published, occurring rows` (`--preset long`): the same, but only the word embeddings that occur are trained, which gives
-  the same students;
+- `published`: each alone as published, its teacher recomputed for each candidate and epoch, its word embeddings random
+  and all of them trained;
+- `published, occurring rows` (`--preset long`): the same, but only the word embeddings that occur are trained, which
+  gives the same students;
 - `one by one`: each alone with the default recipe, the teacher recomputed as well;
 - `pool`: all in one pool with the default recipe, the teacher's states computed once. Its time includes computing them.
 
@@ -27,6 +27,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from distillation_setting import (
     PUBLISHED,
     Setting,
@@ -37,6 +39,7 @@ from distillation_setting import (
     training_arguments,
 )
 from kdnas_hf import DistillationTrainer, StudentPool
+from kdnas_hf.distillation import cache_teacher_states
 from kdnas_hf.students import KDNASConfig
 
 # layers, hidden size, heads, FFN, activation: shapes of the search space of the quickstart and around it
@@ -50,7 +53,7 @@ CANDIDATES = (
     (4, 192, 6, 512, "gelu"),
     (4, 288, 12, 1024, "gelu"),
 )
-SENTENCES = {"short": 320, "long": 1600}
+SENTENCES = {"short": 640, "long": 1600}
 REPEATS = {"short": 1, "long": 3}
 
 
@@ -61,12 +64,21 @@ def distil(
     with tempfile.TemporaryDirectory() as folder:
         args = training_arguments(folder, seed, {"num_train_epochs": 3, **recipe})
         started = time.perf_counter()
+        pool = StudentPool.create(students, setting.teacher, args)
+        # as a search does it: before the first pool, for all of them
+        if args.bf16:
+            setting.teacher.to_dtype(torch.bfloat16)
+        texts = [setting.train, setting.heldout]
+        states = cache_teacher_states(setting.teacher, texts, pool.features, args, passes=args.num_train_epochs)
+        train_states, eval_states = states or (None, None)
         trainer = DistillationTrainer(
-            model=StudentPool.create(students, setting.teacher, args),
+            model=pool,
             teacher=setting.teacher,
             args=args,
             train_dataset=setting.train,
             eval_dataset=setting.heldout,
+            train_states=train_states,
+            eval_states=eval_states,
         )
         trainer.train()
         metrics = trainer.evaluate()

@@ -151,8 +151,8 @@ class DistillationTrainingArguments(TrainingArguments):
     occurring_embeddings: bool = field(
         default=True,
         metadata={
-            "help": "Students that start at random: train only the word embeddings that occur in the text, which changes "
-            "nothing that is learnt (for Adam without weight decay; else all are trained)."
+            "help": "Students that start at random: train only the word embeddings that occur in the text, which "
+            "changes nothing that is learnt (for Adam without weight decay; else all are trained)."
         },
     )
     teacher_dtype: str = field(
