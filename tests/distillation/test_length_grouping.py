@@ -1,5 +1,6 @@
 """The order of the training texts."""
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,3 +45,12 @@ def test_batches_hold_similar_lengths():
     for start in range(0, 400, 8):
         batch = [lengths[i] for i in order[start : start + 8]]
         assert max(batch) - min(batch) <= 1
+
+
+def test_sentences_pad_less_than_a_twentieth():
+    generator = torch.Generator().manual_seed(0)
+    # as the tokens of short sentences are distributed: most near ten, a long tail, cut at 64
+    lengths = (torch.empty(8000).log_normal_(2.3, 0.6, generator=generator).int() + 2).clamp_max(64)
+    order = torch.tensor(list(LengthGroupedSampler(lengths, 32, seed=0)))
+    padded = lengths[order].view(-1, 32).amax(1).sum() * 32
+    assert lengths[order].sum() / padded > 0.95

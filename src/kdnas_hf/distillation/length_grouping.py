@@ -31,7 +31,7 @@ class LengthGroupedSampler(Sampler[int]):
         batches_per_pool: Texts are sorted by length among this many batches at a time.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, batches_per_pool: int = 50) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, batches_per_pool: int = 200) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size = batch_size
         self.seed = seed
