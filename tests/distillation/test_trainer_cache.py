@@ -1,9 +1,12 @@
 """`DistillationTrainer` on teacher states that are kept on disk: the same students, without the teacher's passes."""
 
+import shutil
+
 import pytest
 import torch
-from test_trainer import arguments, assert_same_weights, make, weights
+from test_trainer import arguments, assert_same_weights, config_of, make, weights
 
+from kdnas_hf import DistillationTrainer, TeacherStateCache
 from kdnas_hf.distillation import cache_teacher_states
 
 
@@ -66,7 +69,7 @@ def test_each_text_passes_the_teacher_once(teacher, train_texts, heldout_texts, 
 
 def test_other_texts_than_the_cached_ones_are_evaluated_by_the_teacher(teacher, train_texts, heldout_texts, tmp_path):
     trainer = make(teacher, tmp_path, train_texts, heldout_texts, cache_dir=str(tmp_path / "states"), max_steps=40)
-    trainer.train()
+    trainer._open_states()
     assert trainer.eval_states is not None
     other = heldout_texts.select(range(7))
     direct = trainer.evaluate(other)
@@ -75,7 +78,9 @@ def test_other_texts_than_the_cached_ones_are_evaluated_by_the_teacher(teacher, 
 
 
 def test_a_cache_serves_another_run(teacher, train_texts, tmp_path, monkeypatch):
-    kwargs = {"cache_dir": str(tmp_path / "states"), "max_steps": -1, "num_train_epochs": 2}
+    kwargs = {
+        "cache_dir": str(tmp_path / "states"), "max_steps": -1, "num_train_epochs": 2, "projection_init": "basis",
+    }  # fmt: skip
     first = make(teacher, tmp_path / "a", train_texts, **kwargs)
     first.train()
     calls = Calls(teacher, monkeypatch)
@@ -136,3 +141,34 @@ def test_numbered_texts_reach_the_pool_in_any_order(teacher, train_texts, tmp_pa
     kept = trainer._batch(inputs | {"text_number": numbers}, trainer.train_states, torch.ones(()))
     for layer, values in direct.targets.items():
         torch.testing.assert_close(values, kept.targets[layer], rtol=1e-4, atol=1e-4)
+
+
+def test_several_evaluation_sets_train_too(teacher, train_texts, heldout_texts, tmp_path):
+    trainer = make(
+        teacher, tmp_path, train_texts, {"a": heldout_texts, "b": heldout_texts.select(range(9))}, max_steps=-1,
+        num_train_epochs=2, eval_strategy="epoch",
+    )  # fmt: skip
+    trainer.train()
+    assert {"eval_a_r2", "eval_b_r2"} <= {key for entry in trainer.state.log_history for key in entry}
+
+
+def test_states_of_other_texts_are_refused(teacher, train_texts, heldout_texts, tmp_path):
+    args = arguments(tmp_path, cache_teacher_states="true")
+    states = cache_teacher_states(teacher, [heldout_texts], ["hidden_states.4"], args, passes=2)[0]
+    for losses, message in ((["hidden_states"], "other texts"), (["hidden_states", "masked_lm"], "masked tokens")):
+        with pytest.raises(ValueError, match=message):
+            DistillationTrainer(
+                model=config_of("deep", teacher), teacher=teacher, train_dataset=train_texts, train_states=states,
+                args=arguments(tmp_path, losses=losses),
+            )  # fmt: skip
+
+
+def test_a_resumed_run_does_not_count_its_own_states_against_the_disk(teacher, train_texts, tmp_path, monkeypatch):
+    args = arguments(tmp_path)
+    features = ["hidden_states.4"]
+    states = cache_teacher_states(teacher, [train_texts], features, args, passes=2)[0]
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=int(1.5 * states.num_bytes)))
+    assert cache_teacher_states(teacher, [train_texts], features, args, passes=2) is not None
+    TeacherStateCache.remove(tmp_path / "teacher_states", states.key)
+    assert cache_teacher_states(teacher, [train_texts], features, args, passes=2) is None

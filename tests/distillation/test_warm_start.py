@@ -110,3 +110,24 @@ def test_a_teacher_whose_layers_cannot_be_copied_is_refused(tokenizer, train_tex
     model.config.model_type = "roformer"
     with pytest.raises(ValueError, match="student_init='embeddings'"):
         make(Teacher(model, tokenizer, name="other"), tmp_path, train_texts, student_init="teacher")
+
+
+def test_a_second_trainer_keeps_what_was_learnt(teacher, train_texts, heldout_texts, tmp_path):
+    first = make(teacher, tmp_path, train_texts, heldout_texts, student_init="teacher")
+    first.train()
+    learnt = weights(first, "deep")
+    second = DistillationTrainer(
+        model=first.pool, teacher=teacher, train_dataset=train_texts, eval_dataset=heldout_texts,
+        args=arguments(tmp_path, student_init="teacher"), statistics=first.statistics,
+    )  # fmt: skip
+    for key, value in weights(second, "deep").items():
+        assert torch.equal(value, learnt[key]), key
+    assert second.evaluate()["eval_r2"] == pytest.approx(first.evaluate()["eval_r2"], rel=1e-5)
+
+
+def test_fits_are_not_rounded_by_autocast(teacher, train_texts, tmp_path):
+    half = make(teacher, tmp_path, train_texts, bf16=True, teacher_dtype="float32")
+    full = make(teacher, tmp_path, train_texts)
+    for key, value in weights(half, "deep").items():
+        if "projections.maps" in key:
+            torch.testing.assert_close(value, weights(full, "deep")[key], rtol=0.1, atol=0.1)

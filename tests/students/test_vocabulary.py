@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kdnas_hf import KDNASConfig, KDNASModel, fold_embeddings
-from kdnas_hf.students import OccurringWordEmbeddings, train_only
+from kdnas_hf.students import OccurringWordEmbeddings, add_masked_lm_head, train_only
 
 CONFIG = {
     "vocab_size": 40,
@@ -115,3 +115,19 @@ def test_a_state_dict_is_not_loaded_into_it(student):
     train_only(student, OCCURRING)
     with pytest.raises(RuntimeError, match="fold_embeddings"):
         student.load_state_dict(state)
+
+
+def test_another_text_trains_other_rows(student):
+    train_only(student, OCCURRING)
+    with torch.no_grad():
+        student.get_input_embeddings().rows.mul_(2.0)
+    weight = student.get_input_embeddings().weight.clone()
+    assert train_only(student, torch.tensor([11, 12]))
+    assert student.get_input_embeddings().get_buffer("tokens").tolist() == [1, 11, 12]
+    assert torch.equal(student.get_input_embeddings().weight, weight)
+
+
+def test_a_head_predicts_every_token(student):
+    train_only(student, OCCURRING)
+    model = add_masked_lm_head(student)
+    assert model.get_output_embeddings().weight is student.get_input_embeddings().weight

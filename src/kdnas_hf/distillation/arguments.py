@@ -44,7 +44,7 @@ class DistillationTrainingArguments(TrainingArguments):
 
     The defaults are what taught most in a mini-KD. KD-NAS exactly as published (arXiv 2303.09639) is
     ``layer_mapping="uniform+last"``, ``projection="shared"``, ``projection_init="random"``,
-    ``hidden_state_normalization="none"`` and ``student_init="random"``.
+    ``hidden_state_normalization="none"`` and ``student_init="random"``, and a smaller learning rate such as 5e-4.
     """
 
     learning_rate: float = field(

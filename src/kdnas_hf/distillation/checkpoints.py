@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,27 +12,29 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
 def last_whole_checkpoint(folder: str | Path, processes: int) -> Path | None:
-    """The last checkpoint that was written to its end; later ones are removed.
+    """The last checkpoint that was written to its end; later ones without a state are removed.
 
     What a killed process left half-written would stop the next start, and count as the newest when old checkpoints are
-    rotated out.
+    rotated out. Trainer writes its state last; one that has it is never removed, but passed over where fewer random
+    states than processes were written and an earlier one has them all.
 
     Args:
         folder: Where a training saved its checkpoints.
-        processes: How many processes trained.
+        processes: How many processes train.
     """
-    checkpoints = sorted(
-        Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"),
-        key=lambda path: int(path.name.rsplit("-", 1)[1]),
-        reverse=True,
-    )
-    for checkpoint in checkpoints:
-        # the state is what Trainer writes last, but each process writes its own random state
-        random_states = len(list(checkpoint.glob("rng_state*.pth")))
-        if _is_json(checkpoint / TRAINER_STATE_NAME) and random_states >= processes:
-            return checkpoint
-        shutil.rmtree(checkpoint)
-    return None
+    numbered = [
+        (int(match[1]), path)
+        for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if (match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name))
+    ]
+    with_state = []
+    for _, checkpoint in sorted(numbered, reverse=True):
+        if _is_json(checkpoint / TRAINER_STATE_NAME):
+            with_state.append(checkpoint)
+        elif not with_state:
+            shutil.rmtree(checkpoint)
+    whole = [path for path in with_state if len(list(path.glob("rng_state*.pth"))) >= processes]
+    return next(iter(whole or with_state), None)
 
 
 def _is_json(path: Path) -> bool:

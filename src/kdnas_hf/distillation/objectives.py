@@ -198,6 +198,7 @@ class PooledStudent(nn.Module):
         self.objectives = dict(objectives)
         self.projections = projections
         self.owns_model = owns_model
+        self.started = False  # whether it was fitted to the teacher, or trained, already
         layers = {} if projections is None else projections.teacher_layers
         self.pairs = [LayerPair(s, t) for s, teachers in layers.items() for t in teachers]
 

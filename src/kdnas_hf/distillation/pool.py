@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -146,12 +146,24 @@ class StudentPool(nn.Module):
         """Whether some loss needs text in which tokens are masked."""
         return any(LOSS_SPECIFICATIONS[name].masks_tokens for name in self.loss_names)
 
-    def train_only(self, occurring: torch.Tensor) -> None:
-        """Train only the word embeddings of the tokens ``(tokens,)`` that occur, see `OccurringWordEmbeddings`."""
-        for _, member in self.items():
-            # a head predicts every token, so that every row has a gradient
-            if member.owns_model and member.model is member.student:
-                train_only(member.student, occurring)
+    def train_only(self, occurring: Callable[[], torch.Tensor]) -> None:
+        """Train only the word embeddings of the tokens that occur, see `OccurringWordEmbeddings`.
+
+        Args:
+            occurring: Called if some student trains a table of its own; gives ``(tokens,)``.
+        """
+        # a head predicts every token, so that every row has a gradient
+        students = [
+            member.student
+            for _, member in self.items()
+            if member.owns_model
+            and member.model is member.student
+            and not isinstance(member.student.get_input_embeddings(), InheritedWordEmbeddings)
+        ]
+        if students:
+            tokens = occurring()
+            for student in students:
+                train_only(student, tokens)
 
     def forward(self, batch: DistillationBatch) -> torch.Tensor:
         """Losses of all members on one batch.

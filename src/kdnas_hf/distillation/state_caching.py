@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
@@ -70,6 +72,12 @@ def cache_teacher_states(
         ValueError: If states are to be cached at any price and cannot be.
     """
     reason = _reason_against(teacher, datasets, features, args, passes)
+    if args.world_size > 1:  # disks may differ between machines; all processes must do the same
+        reason = broadcast_object_list([reason])[0]
+    # where machines share no disk, each keeps all the states
+    per_machine = args.save_on_each_node and "LOCAL_WORLD_SIZE" in os.environ
+    process_index = args.local_process_index if per_machine else args.process_index
+    num_processes = int(os.environ["LOCAL_WORLD_SIZE"]) if per_machine else args.world_size
     if reason is not None:
         if args.cache_teacher_states == "true":
             raise ValueError(f"cache_teacher_states=true: {reason}")
@@ -83,8 +91,8 @@ def cache_teacher_states(
             features,
             batch_size=args.per_device_eval_batch_size,
             precision=args.cache_precision,
-            process_index=args.process_index,
-            num_processes=args.world_size,
+            process_index=process_index,
+            num_processes=num_processes,
             wait=wait,
             show_progress=not args.disable_tqdm and args.process_index == 0,
         )
@@ -117,7 +125,10 @@ def _reason_against(
     size = cache_bytes(tokens, len(features), teacher.dimensions.hidden_size, args.cache_precision)
     if size > args.cache_max_gb * 1e9:
         return f"they would take {size / 1e9:.1f} GB, more than cache_max_gb={args.cache_max_gb}."
-    free = shutil.disk_usage(_existing(cache_folder(args))).free
+    folder = cache_folder(args)
+    # a resumed run finds its own states there, which are not to count against it
+    kept = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(_existing(folder)).free + kept
     if args.cache_teacher_states == "auto" and size > free / 2:
         return f"they would take {size / 1e9:.1f} GB of the {free / 1e9:.1f} GB that are free on the disk."
     return None

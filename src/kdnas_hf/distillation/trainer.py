@@ -137,8 +137,10 @@ class DistillationTrainer(Trainer):
         pool = model if isinstance(model, StudentPool) else StudentPool.create({"student": model}, teacher, args)
         # exact for Adam without weight decay alone: other rows would not move
         adam = args.optim in ("adamw_torch", "adamw_torch_fused") and args.weight_decay == 0
-        if args.occurring_embeddings and adam and train_dataset is not None and has_length(train_dataset):
-            pool.train_only(occurring_tokens(train_dataset))
+        own_ways = {"optimizers", "optimizer_cls_and_kwargs", "data_collator"} & set(kwargs)
+        texts = train_dataset if train_dataset is not None and has_length(train_dataset) else None
+        if args.occurring_embeddings and adam and not own_ways and texts is not None:
+            pool.train_only(lambda: occurring_tokens(texts))
         self.student_max_grad_norm = args.max_grad_norm
         args = copy.copy(args)
         args.max_grad_norm = 0.0  # clipping is ours: for each student alone, in `training_step`
@@ -147,6 +149,8 @@ class DistillationTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)
         processing_class = processing_class or teacher.tokenizer
         self._check_losses(pool, args)
+        _check_states("train", train_states, train_dataset, pool)
+        _check_states("eval", eval_states, eval_dataset, pool)
         kwargs.setdefault("data_collator", DataCollatorWithPadding(processing_class))
         self.masking = None
         if pool.masks_tokens:
@@ -182,8 +186,14 @@ class DistillationTrainer(Trainer):
 
     def _warm_start(self) -> None:
         """Start layers and projections where least squares on a sample of the training text takes them."""
-        if self.train_dataset is None or not self.pool.teacher_layers:
+        if self.train_dataset is None:
             return
+        if self.pool.teacher_layers:
+            self._fit_to_sample()
+        for _, member in self.pool.items():
+            member.started = True
+
+    def _fit_to_sample(self) -> None:
         copies = self.args.student_init == "teacher"
         fits = self.args.projection_init == "fit"
         if not (copies or fits):
@@ -235,6 +245,8 @@ class DistillationTrainer(Trainer):
                 "student_init='teacher' copies the teacher's layers, which shard_teacher takes apart; choose "
                 "'embeddings'."
             )
+        if sharded and not (pool.features or pool.attention_layers):
+            raise ValueError("losses: nothing is learnt from the teacher; launch without shard_teacher.")
         whole = [name for name in ("relations", "logits") if name in pool.loss_names]
         if whole and sharded:
             raise ValueError(f"losses: {whole[0]!r} needs the teacher whole on each device, not shard_teacher.")
@@ -460,11 +472,13 @@ class DistillationTrainer(Trainer):
         finally:
             for name, student in self.pool.students.items() if slow_attention else ():
                 student.set_attn_implementation(before[name])
+            if opened:  # the data sets may be others the next time
+                self.train_states = self.eval_states = None
         if opened and self.args.cache_dir is None:
             self.accelerator.wait_for_everyone()
-            if self.args.process_index == 0:
+            first = self.args.local_process_index if self.args.save_on_each_node else self.args.process_index
+            if first == 0:
                 shutil.rmtree(cache_folder(self.args), ignore_errors=True)
-            self.train_states = self.eval_states = None
         return result
 
     def _open_states(self) -> bool:
@@ -475,7 +489,8 @@ class DistillationTrainer(Trainer):
         if self.args.max_steps > 0 and has_length(self.train_dataset):
             texts_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             passes = self.args.max_steps * texts_per_step / max(len(cast(Sized, self.train_dataset)), 1)
-        evaluates = self.eval_dataset is not None and has_length(self.eval_dataset)
+        evaluates = not (self.eval_dataset is None or isinstance(self.eval_dataset, Mapping))
+        evaluates = evaluates and has_length(self.eval_dataset)
         texts = [self.train_dataset, self.eval_dataset] if evaluates else [self.train_dataset]
         states = cache_teacher_states(
             self.teacher, texts, self.pool.features, self.args, passes, wait=self.accelerator.wait_for_everyone
@@ -714,6 +729,8 @@ class DistillationTrainer(Trainer):
                 raise ValueError(f"{folder} was written by another pool of students; they differ in {', '.join(odd)}.")
             for name, parameter in own.items():
                 parameter.copy_(file.get_tensor(name))
+        for _, member in self.pool.items():
+            member.started = True
         state = json.loads((folder / POOL_STATE_NAME).read_text(encoding="utf-8"))
         self.pool.dropped.update(state["dropped"])
         self.trained_tokens = state["trained_tokens"]
@@ -723,3 +740,13 @@ class DistillationTrainer(Trainer):
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _check_states(name: str, states: TeacherStateCache | None, texts: Any, pool: StudentPool) -> None:
+    """Refuse states that were given and are not those of the texts."""
+    if states is None:
+        return
+    if pool.masks_tokens or pool.attention_layers:
+        raise ValueError(f"{name}_states hold no attention maps, and nothing of masked tokens; leave them out.")
+    if texts is None or not has_length(texts) or states.lengths.tolist() != list(text_lengths(texts)):
+        raise ValueError(f"{name}_states are those of other texts than {name}_dataset.")

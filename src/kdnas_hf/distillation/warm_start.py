@@ -16,7 +16,7 @@ from .teacher import Teacher
 
 logger = logging.get_logger(__name__)
 
-# in units of the mean variance of a student's states
+# in units of the mean square of a student's states
 _RIDGE_PENALTY = 0.01
 # layers are fitted to so many tokens at most: 12 * H_T bytes of memory for each token and layer
 _MAX_TOKENS = 16384
@@ -28,7 +28,7 @@ def copy_teacher_layers(
     """Start every layer of every student that was made for this pool from the last teacher layer it is mapped to.
 
     Args:
-        pool: The students, on the CPU.
+        pool: The students.
         teacher: The teacher, whole.
         batches: ``input_ids`` and ``attention_mask`` of a sample of the training text.
         standardize: Whether students learn standardised states.
@@ -36,13 +36,20 @@ def copy_teacher_layers(
     Raises:
         ValueError: If the teacher's layers are of a kind that cannot be copied.
     """
-    members = {name: member for name, member in pool.items() if member.owns_model and member.pairs}
+    members = {
+        name: member for name, member in pool.items() if member.owns_model and member.pairs and not member.started
+    }
     layers = {name: {pair.student: pair.teacher for pair in member.pairs} for name, member in members.items()}
     if not members:
         return
     teacher_layers = read_teacher_layers(teacher.model)
+    # batches are in order of length, and not all of them may be read
+    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(0)).tolist()
     sample = collect_layer_samples(
-        teacher.model, batches, {layer for each in layers.values() for layer in each.values()}, _MAX_TOKENS
+        teacher.model,
+        [batches[i] for i in order],
+        {layer for each in layers.values() for layer in each.values()},
+        _MAX_TOKENS,
     )
     for name, member in members.items():
         config = member.student.config
@@ -70,8 +77,10 @@ class _LeastSquares:
     def add(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Count ``(tokens, in)`` and ``(tokens, out)``."""
         inputs = torch.cat([inputs.float(), inputs.new_ones((len(inputs), 1), dtype=torch.float32)], dim=1)
-        self.inputs += (inputs.T @ inputs).double().cpu()
-        self.cross += (inputs.T @ targets.float()).double().cpu()
+        # products rounded to bf16 are no longer positive definite
+        with torch.autocast(inputs.device.type, enabled=False):
+            self.inputs += (inputs.T @ inputs).double().cpu()
+            self.cross += (inputs.T @ targets.float()).double().cpu()
 
     def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight ``(out, in)`` and bias ``(out,)``, float32."""
@@ -84,7 +93,7 @@ class _LeastSquares:
 
 @torch.no_grad()
 def fit_projections(pool: StudentPool, batches: Iterable[DistillationBatch]) -> None:
-    """Set every projection that was made for this pool to its ridge regression on a sample, in place.
+    """Set the projections of students that have not started yet to their ridge regression on a sample, in place.
 
     A student that has learnt nothing predicts what can be read linearly from its states; without this, the first steps
     are spent on what least squares knows. A projection that all layers share keeps its start: no layer is fitted alone.
@@ -96,7 +105,7 @@ def fit_projections(pool: StudentPool, batches: Iterable[DistillationBatch]) -> 
     members = {
         name: member
         for name, member in pool.items()
-        if member.owns_model and member.projections is not None and not member.projections.shared
+        if member.projections is not None and not member.projections.shared and not member.started
     }
     if not members:
         return

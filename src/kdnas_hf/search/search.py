@@ -43,7 +43,7 @@ from ..distillation import (
 from ..distillation.pool_memory import halves, is_out_of_memory, split_by_memory, training_bytes
 from ..distillation.state_caching import CACHE_FOLDER
 from ..latency import LatencyBenchmark, LatencyReport, stand_in
-from ..students import KDNASConfig, KDNASModel
+from ..students import KDNASConfig, KDNASModel, read_teacher_layers
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
 from .configuration import check_writable, refuse_other_run, resolve_configuration, settle_configuration
@@ -156,6 +156,8 @@ class ArchitectureSearch:
         configuration: Mapping[str, Any] | None = None,
     ) -> None:
         self.teacher = teacher
+        # as it is deployed: a loss on attention maps makes the teacher attend eagerly, which is slower
+        self.teacher_config = copy.deepcopy(teacher.model.config)
         self.space = space
         self.train_dataset = train_dataset
         self.proxy_dataset = proxy_dataset
@@ -420,7 +422,7 @@ class ArchitectureSearch:
 
     def _measure_latency(self, architectures: Mapping[int, Architecture]) -> LatencyReport:
         """Teacher and students side by side; latency depends on shapes alone, so weights are random."""
-        models = {"teacher": stand_in(type(self.teacher.model), self.teacher.model.config)}
+        models = {"teacher": stand_in(type(self.teacher.model), self.teacher_config)}
         for number, architecture in architectures.items():
             models[str(number)] = stand_in(KDNASModel, student_config(self.teacher, architecture))
         return self.benchmark.measure(models)
@@ -526,7 +528,7 @@ class ArchitectureSearch:
                 shutil.rmtree(leftover, ignore_errors=True)
         if results.is_file():
             if self.is_main:
-                shutil.rmtree(folder, ignore_errors=True)
+                self._clean_up(folder)
             done = json.loads(results.read_text(encoding="utf-8"))
             return [DistilledStudent(**v | {"architecture": Architecture(**v["architecture"])}) for v in done]
         architectures = {f"student_{i + 1}": record.architecture for i, record in enumerate(best)}
@@ -550,11 +552,15 @@ class ArchitectureSearch:
             raise SearchError("every student diverged during the full distillation; lower the learning rate.")
         if self.is_main:
             _write_atomically(results, json.dumps([asdict(s) for s in students], indent=2))
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(self.folder / "episodes", ignore_errors=True)
-            if self.training_args.cache_dir is None:
-                shutil.rmtree(self.folder / CACHE_FOLDER, ignore_errors=True)
+            self._clean_up(folder)
         return students
+
+    def _clean_up(self, distillation: Path) -> None:
+        """Remove what a finished search no longer needs."""
+        shutil.rmtree(distillation, ignore_errors=True)
+        shutil.rmtree(self.folder / "episodes", ignore_errors=True)
+        if self.training_args.cache_dir is None:
+            shutil.rmtree(self.folder / CACHE_FOLDER, ignore_errors=True)
 
     def _save_students(
         self, trainer: DistillationTrainer, records: Sequence[ArchitectureRecord], metrics: Mapping[str, float]
@@ -684,9 +690,18 @@ def check_search(
     """
     if "hidden_states" not in training_args.loss_weights:
         raise ValueError(
-            f"losses={' '.join(training_args.losses)!r} leaves out hidden_states, but the reward of a search is made "
+            f"losses={training_args.losses!r} leaves out hidden_states, but the reward of a search is made "
             "of its R²; add it, with a small weight if need be."
         )
+    if training_args.relation_teacher_layer > teacher.dimensions.num_layers:
+        raise ValueError(
+            f"relation_teacher_layer={training_args.relation_teacher_layer}: the teacher has layers 1 to "
+            f"{teacher.dimensions.num_layers}."
+        )
+    if "logits" in training_args.loss_weights and teacher.masked_lm is None:
+        raise ValueError("losses: 'logits' needs a teacher that is loaded with masked_lm_head=True.")
+    if training_args.student_init == "teacher":
+        read_teacher_layers(teacher.model)  # raises where layers of this kind cannot be copied
     mappings = [
         resolve_layer_mapping(training_args.layer_mapping, depth, teacher.dimensions.num_layers)
         for depth in space.num_hidden_layers

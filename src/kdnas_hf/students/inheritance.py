@@ -320,6 +320,8 @@ def add_masked_lm_head(student: KDNASModel, seed: int = 0) -> KDNASForMaskedLM:
         head = KDNASForMaskedLM(small).lm_head
     with torch.device("meta"):
         model = KDNASForMaskedLM(config)
+    if isinstance(student.get_input_embeddings(), OccurringWordEmbeddings):  # every token is predicted
+        fold_embeddings(student)
     embeddings = student.get_input_embeddings()
     head.bias = bias = nn.Parameter(torch.zeros(config.vocab_size))
     model.kdnas = student

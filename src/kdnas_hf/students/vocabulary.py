@@ -105,6 +105,8 @@ def train_only(student: KDNASModel, occurring: torch.Tensor) -> bool:
         Whether its embeddings were replaced.
     """
     embeddings = student.get_input_embeddings()
+    if isinstance(embeddings, OccurringWordEmbeddings):  # of an earlier text
+        embeddings = embeddings.fold()
     if not isinstance(embeddings, nn.Embedding) or not embeddings.weight.requires_grad:
         return False
     replaced = OccurringWordEmbeddings(embeddings.weight, occurring, embeddings.padding_idx)
