@@ -45,3 +45,13 @@ def test_other_folders_are_left_alone(tmp_path):
     best.mkdir()
     assert last_whole_checkpoint(tmp_path, 1) is None
     assert best.exists()
+
+
+def test_a_torn_one_between_two_that_have_their_state_is_removed(tmp_path):
+    whole = checkpoint(tmp_path, 9, random_states=2)
+    torn = checkpoint(tmp_path, 10, state=False, random_states=2)
+    passed_over = checkpoint(tmp_path, 11, random_states=1)
+    assert last_whole_checkpoint(tmp_path, 2) == whole
+    assert not torn.exists()
+    assert passed_over.exists()
+    assert last_whole_checkpoint(tmp_path / "nowhere", 1) is None

@@ -12,8 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdnas_hf.distillation import last_whole_checkpoint
-
 SCRIPT = Path(__file__).parent / "tiny_distillation.py"
 ARGUMENTS = ("--max_steps", "60", "--save_steps", "5", "--save_strategy", "steps")  # two epochs of 32 steps
 
@@ -56,21 +54,3 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path):
         assert torch.equal(found[name], value), name
     tokens = [json.loads((folder / "process_0.json").read_text())["tokens"] for folder in (undisturbed, killed)]
     assert tokens[0] == tokens[1]
-
-
-def make_checkpoint(folder, step, state="{}", random_states=1):
-    checkpoint = folder / f"checkpoint-{step}"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "trainer_state.json").write_text(state)
-    for process in range(random_states):
-        (checkpoint / f"rng_state_{process}.pth").touch()
-    return checkpoint
-
-
-def test_half_written_checkpoints_are_removed(tmp_path):
-    whole = make_checkpoint(tmp_path, 9, random_states=2)
-    make_checkpoint(tmp_path, 10, state='{"global_st', random_states=2)
-    make_checkpoint(tmp_path, 11, random_states=1)
-    assert last_whole_checkpoint(tmp_path, processes=2) == whole
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
-    assert last_whole_checkpoint(tmp_path / "nowhere", processes=1) is None

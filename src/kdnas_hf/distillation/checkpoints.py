@@ -27,14 +27,14 @@ def last_whole_checkpoint(folder: str | Path, processes: int) -> Path | None:
         for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
         if (match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name))
     ]
-    with_state = []
-    for _, checkpoint in sorted(numbered, reverse=True):
-        if _is_json(checkpoint / TRAINER_STATE_NAME):
-            with_state.append(checkpoint)
-        elif not with_state:
-            shutil.rmtree(checkpoint)
+    newest_first = [path for _, path in sorted(numbered, reverse=True)]
+    with_state = [path for path in newest_first if _is_json(path / TRAINER_STATE_NAME)]
     whole = [path for path in with_state if len(list(path.glob("rng_state*.pth"))) >= processes]
-    return next(iter(whole or with_state), None)
+    found = next(iter(whole or with_state), None)
+    for checkpoint in newest_first[: None if found is None else newest_first.index(found)]:
+        if checkpoint not in with_state:
+            shutil.rmtree(checkpoint)
+    return found
 
 
 def _is_json(path: Path) -> bool:
