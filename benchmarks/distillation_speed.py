@@ -109,8 +109,9 @@ def main() -> None:
     """Time the three ways side by side."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
+    parser.add_argument("--sentences", type=int, default=None, help="texts of the proxy set; by default the preset's")
     args = parser.parse_args()
-    setting = load_setting(args, sentences=SENTENCES[args.preset], heldout=256)
+    setting = load_setting(args, sentences=args.sentences or SENTENCES[args.preset], heldout=256)
     students = {f"candidate_{i + 1}": shape(setting.teacher, *given) for i, given in enumerate(CANDIDATES)}
     _ = setting.teacher.embeddings  # the basis is computed once for a search, and is not what is timed
     print(
