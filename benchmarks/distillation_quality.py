@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=None, help="texts to train on; by default one for each use")
     parser.add_argument("--student", type=int, nargs=4, default=(3, 288, 6, 1024), help="layers, hidden, heads, FFN")
     parser.add_argument("--recipe", nargs="*", default=[], help="further recipes, as name:field=value,field=value")
+    parser.add_argument("--alone", action="store_true", help="train only the recipes that --recipe gives")
     args = parser.parse_args()
     steps = args.steps or STEPS[args.preset]
     short = args.preset == "short"
@@ -96,8 +97,9 @@ def main() -> None:
         # how much of the difference is the learning rate
         **({"the same, learning rate 3e-3": PUBLISHED_STANDARDIZED | {"learning_rate": 3e-3}} if short else {}),
         "ours": {},
-        **dict(parse_recipe(text) for text in args.recipe),
     }
+    given = dict(parse_recipe(text) for text in args.recipe)
+    recipes = given if args.alone else recipes | given
     teacher_neighbours = None
     print("| recipe | R² by student layer | last layer | nearest neighbour | minutes | training state |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -132,6 +134,9 @@ def main() -> None:
         )
         del trainer
         gc.collect()
+    if args.alone:
+        print(json.dumps({"r2": {name: round(value, 4) for name, value in r2.items()}}))
+        return
     published, ours = r2["published, standardised"], r2["ours"]
     result = {"r2_published": round(published, 4), "r2_ours": round(ours, 4), "ratio": round(ours / published, 2)}
     print(json.dumps(result))

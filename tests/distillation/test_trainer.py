@@ -48,7 +48,17 @@ class Losses(TrainerCallback):
             self.values.append(logs["loss"])
 
 
-def make(teacher, folder, train, heldout=None, students=("deep",), callbacks=None, statistics=None, **kwargs):
+def make(
+    teacher,
+    folder,
+    train,
+    heldout=None,
+    students=("deep",),
+    callbacks=None,
+    statistics=None,
+    states=(None, None),
+    **kwargs,
+):
     args = arguments(folder, **kwargs)
     pool = StudentPool.create({name: config_of(name, teacher) for name in students}, teacher, args)
     return DistillationTrainer(
@@ -59,6 +69,8 @@ def make(teacher, folder, train, heldout=None, students=("deep",), callbacks=Non
         eval_dataset=heldout,
         callbacks=callbacks,
         statistics=statistics,
+        train_states=states[0],
+        eval_states=states[1],
     )
 
 

@@ -77,6 +77,33 @@ def test_other_texts_than_the_cached_ones_are_evaluated_by_the_teacher(teacher, 
     assert direct["eval_loss"] == trainer.evaluate(other)["eval_loss"]
 
 
+def test_a_trainer_that_is_given_states_asks_the_teacher_for_nothing(
+    teacher, train_texts, heldout_texts, tmp_path, monkeypatch
+):
+    direct = make(teacher, tmp_path / "direct", train_texts, heldout_texts, cache_teacher_states="false")
+    args = arguments(tmp_path / "cached", cache_precision="float32")
+    states = cache_teacher_states(teacher, [train_texts, heldout_texts], direct.pool.features, args, passes=2)
+    calls = Calls(teacher, monkeypatch)
+    cached = make(teacher, tmp_path / "cached", train_texts, heldout_texts, states=states)
+    cached.train()
+    cached.evaluate()
+    assert calls.count == 0
+    for layer, mean in direct.statistics.mean.items():
+        torch.testing.assert_close(cached.statistics.mean[layer], mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(cached.statistics.std[layer], direct.statistics.std[layer], rtol=1e-4, atol=1e-5)
+    # also the start, fitted to a sample, is the same
+    direct.train()
+    assert_same_weights(weights(direct, "deep"), weights(cached, "deep"), rtol=1e-3, atol=1e-5)
+
+
+def test_states_without_a_layer_that_is_learnt_from_are_refused(teacher, train_texts, tmp_path):
+    states = cache_teacher_states(
+        teacher, [train_texts], ["hidden_states.1"], arguments(tmp_path), passes=2
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"train_states lack hidden_states\."):
+        make(teacher, tmp_path, train_texts, states=(states[0], None))
+
+
 def test_a_cache_serves_another_run(teacher, train_texts, tmp_path, monkeypatch):
     kwargs = {
         "cache_dir": str(tmp_path / "states"), "max_steps": -1, "num_train_epochs": 2, "projection_init": "basis",

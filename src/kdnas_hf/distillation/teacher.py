@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from optimum.utils import NormalizedConfigManager
@@ -32,7 +32,10 @@ from transformers.utils import logging
 
 from ..students import TeacherEmbeddings
 from .attention_projections import AttentionProjections, find_attention_projections
-from .numbered_texts import TEXT_NUMBER
+from .numbered_texts import TEXT_NUMBER, NumberedTexts
+
+if TYPE_CHECKING:
+    from .state_cache import TeacherStateCache
 
 logger = logging.get_logger(__name__)
 
@@ -367,21 +370,40 @@ class HiddenStateStatistics:
 
     @classmethod
     def estimate(
-        cls, teacher: Teacher, batches: Iterable[Mapping[str, torch.Tensor]], layers: Sequence[int]
+        cls,
+        teacher: Teacher,
+        batches: Iterable[Mapping[str, torch.Tensor]],
+        layers: Sequence[int],
+        states: TeacherStateCache | None = None,
     ) -> HiddenStateStatistics:
-        """Estimate from batches of ``input_ids`` and ``attention_mask``; padding does not count."""
+        """Estimate from batches of texts; padding does not count.
+
+        Args:
+            teacher: Whose states.
+            batches: ``input_ids`` and ``attention_mask``, both ``(batch, sequence)``; their numbers if ``states``.
+            layers: Layers, counted from 1.
+            states: The teacher's states of these texts, if they are cached already: nothing is computed again.
+
+        Raises:
+            ValueError: If there are fewer than two tokens.
+        """
         size = teacher.dimensions.hidden_size
         count = 0
         total = {layer: torch.zeros(size, dtype=torch.float64) for layer in layers}
         square = {layer: torch.zeros(size, dtype=torch.float64) for layer in layers}
         for batch in batches:
-            mask = batch["attention_mask"].to(teacher.device)
-            states = teacher.hidden_states(batch["input_ids"].to(teacher.device), mask, layers)
-            count += int(mask.sum())
-            for layer, values in states.items():
-                real = values[mask.bool()].float().cpu().double()  # not every accelerator has float64
-                total[layer] += real.sum(0)
-                square[layer] += real.square().sum(0)
+            if states is not None:
+                cached = states.states(batch[TEXT_NUMBER])
+                real = {layer: cached[f"{HIDDEN_STATES}.{layer}"] for layer in layers}
+            else:
+                mask = batch["attention_mask"].to(teacher.device)
+                computed = teacher.hidden_states(batch["input_ids"].to(teacher.device), mask, layers)
+                real = {layer: values[mask.bool()] for layer, values in computed.items()}
+            count += int(batch["attention_mask"].sum())
+            for layer, values in real.items():
+                exact = values.float().cpu().double()  # not every accelerator has float64
+                total[layer] += exact.sum(0)
+                square[layer] += exact.square().sum(0)
         if count < 2:
             raise ValueError("the teacher's statistics need at least two tokens of training text.")
         mean = {layer: total[layer] / count for layer in layers}
@@ -399,9 +421,12 @@ class HiddenStateStatistics:
         count: int,
         batch_size: int,
         seed: int = 0,
+        states: TeacherStateCache | None = None,
     ) -> HiddenStateStatistics:
-        """Estimate from a random sample of ``count`` texts, see `sample_batches`."""
-        return cls.estimate(teacher, sample_batches(teacher, texts, count, batch_size, seed), layers)
+        """Estimate from a random sample of ``count`` texts, see `sample_batches` and `estimate`."""
+        numbered = texts if states is None else NumberedTexts(texts)
+        batches = sample_batches(teacher, numbered, count, batch_size, seed)
+        return cls.estimate(teacher, batches, layers, states)
 
     def to(self, device: torch.device | str) -> HiddenStateStatistics:
         """Return the statistics on a device."""

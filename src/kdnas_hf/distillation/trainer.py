@@ -276,6 +276,7 @@ class DistillationTrainer(Trainer):
             count=self.args.statistics_sentences,
             batch_size=self.args.eval_batch_size,
             seed=self.args.seed,
+            states=self.train_states,
         )
 
     # ---- the loss ----
@@ -750,3 +751,8 @@ def _check_states(name: str, states: TeacherStateCache | None, texts: Any, pool:
         raise ValueError(f"{name}_states hold no attention maps, and nothing of masked tokens; leave them out.")
     if texts is None or not has_length(texts) or states.lengths.tolist() != list(text_lengths(texts)):
         raise ValueError(f"{name}_states are those of other texts than {name}_dataset.")
+    missing = [feature for feature in pool.features if feature not in states.features]
+    if missing:
+        raise ValueError(
+            f"{name}_states lack {missing[0]}, which a student learns from; compute them with all features."
+        )

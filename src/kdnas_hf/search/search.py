@@ -257,8 +257,8 @@ class ArchitectureSearch:
         self.cost = self._load_cost()
         if self.training_args.teacher_in_bf16:
             self.teacher.to_dtype(torch.bfloat16)
-        statistics = self._statistics()
         self._cache_states()
+        statistics = self._statistics()
         self._search(study, statistics)
         best = self._from_main(study.best(self.args.top_k) if study is not None else None)
         if not best:
@@ -449,6 +449,7 @@ class ArchitectureSearch:
                     count=self.training_args.statistics_sentences,
                     batch_size=self.training_args.per_device_eval_batch_size,
                     seed=self.training_args.seed,
+                    states=self.proxy_states,
                 )
                 if self.is_main:
                     temporary = path.with_suffix(".tmp")
