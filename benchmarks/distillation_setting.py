@@ -18,7 +18,6 @@ from kdnas_hf import (
     DistillationTrainingArguments,
     Teacher,
     bf16_pays_off,
-    embedded_teacher,
     load_corpus,
     load_teacher,
     share_cpu_threads,
@@ -70,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load_setting(args: argparse.Namespace, sentences: int, heldout: int) -> Setting:
     """Load the teacher and as many sentences as asked for."""
     share_cpu_threads(args.threads)
-    teacher = load_teacher(str(embedded_teacher()) if args.teacher == "embedded" else args.teacher)
+    teacher = load_teacher(args.teacher)
     sample = sentences + heldout
     # the embedded text is read whole: a balanced sample of it would be mostly small languages
     corpus = load_corpus(DataArguments(dataset=args.dataset, max_sentences=sample, max_length=args.max_length))

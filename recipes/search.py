@@ -16,7 +16,6 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from kdnas_hf import (
-    EMBEDDED_TEACHER_NAME,
     ArchitectureSearch,
     DataArguments,
     DistillationTrainingArguments,
@@ -27,7 +26,6 @@ from kdnas_hf import (
     TeacherArguments,
     check_search,
     check_writable,
-    embedded_teacher,
     load_corpus,
     load_teacher,
     parse_arguments,
@@ -53,14 +51,12 @@ def main(argv: list[str] | None = None) -> None:
     space = SearchSpace.load(search_args.space)
 
     configuration = {"data": asdict(data_args), "teacher_revision": teacher_args.teacher_revision}
-    embedded = teacher_args.teacher == "embedded"
     with training_args.main_process_first(desc="teacher and text"):
-        path = str(embedded_teacher()) if embedded else teacher_args.teacher
         teacher = load_teacher(
-            path, revision=teacher_args.teacher_revision, masked_lm_head="logits" in training_args.loss_weights
+            teacher_args.teacher,
+            revision=teacher_args.teacher_revision,
+            masked_lm_head="logits" in training_args.loss_weights,
         )
-        if embedded:
-            teacher.name = EMBEDDED_TEACHER_NAME
         check_search(teacher, space, search_args, training_args, configuration)
         corpus = load_corpus(data_args)
     splits = split_corpus(corpus, data_args.heldout_sentences, data_args.proxy_fraction, seed=training_args.seed)

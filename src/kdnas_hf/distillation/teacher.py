@@ -30,6 +30,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from ..data import EMBEDDED_TEACHER_NAME, embedded_teacher
 from ..students import TeacherEmbeddings
 from .attention_projections import AttentionProjections, find_attention_projections
 from .numbered_texts import TEXT_NUMBER, NumberedTexts
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from .state_cache import TeacherStateCache
 
 logger = logging.get_logger(__name__)
+
+EMBEDDED = "embedded"  # what arguments call the embedded teacher
 
 # kinds of features, see `Teacher.features`
 HIDDEN_STATES = "hidden_states"
@@ -237,7 +240,8 @@ def load_teacher(
     """Load any encoder from the Hub or a local path as a teacher.
 
     Args:
-        name_or_path: Hub id or local directory of a BERT-like encoder, with or without a head.
+        name_or_path: Hub id or local directory of a BERT-like encoder, with or without a head; or ``embedded``, the
+            teacher that comes with the extra ``demo``.
         dtype: What the teacher computes in.
         revision: Branch, tag or commit on the Hub.
         masked_lm_head: Load its masked language modeling head as well, for the loss ``logits``.
@@ -245,6 +249,9 @@ def load_teacher(
     Raises:
         ValueError: If the model is no bidirectional encoder, or has no fast tokenizer, or lacks the head.
     """
+    name = name_or_path
+    if name_or_path == EMBEDDED:
+        name, name_or_path, revision = EMBEDDED_TEACHER_NAME, str(embedded_teacher()), None
     try:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError) as error:
@@ -275,7 +282,7 @@ def load_teacher(
             f"teacher={name_or_path!r}: the tokenizer has {len(tokenizer)} tokens, the model only "
             f"{rows} embeddings; they do not belong together."
         )
-    return Teacher(model, tokenizer, name=name_or_path, dtype=dtype, masked_lm=masked_lm)
+    return Teacher(model, tokenizer, name=name, dtype=dtype, masked_lm=masked_lm)
 
 
 def _load_masked_lm(name_or_path: str, revision: str | None) -> PreTrainedModel:

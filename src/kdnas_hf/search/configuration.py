@@ -70,11 +70,6 @@ def resolve_configuration(
         texts: What identifies each data set; None before it is read.
         extra: What else the result depends on, by section.
     """
-    own = {field.name for field in fields(DistillationTrainingArguments)} - {f.name for f in fields(TrainingArguments)}
-    training = {name: _plain(getattr(training_args, name)) for name in sorted({*TRAINING_FIELDS, *own} - set(NEUTRAL))}
-    training["texts_per_step"] = (
-        training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
-    )
     search = {name: value for name, value in asdict(args).items() if name not in NEUTRAL}
     reward = args.reward_function
     search |= {"space": space.as_dict(), "reward_alpha": reward.alpha, "reward_beta": reward.beta}
@@ -83,9 +78,17 @@ def resolve_configuration(
         "teacher": teacher.name,
         **({} if texts is None else {"texts": dict(texts)}),
         "search": search,
-        "training": training,
+        "training": training_configuration(training_args),
         **extra,
     }
+
+
+def training_configuration(args: DistillationTrainingArguments) -> dict[str, Any]:
+    """What changes what is learnt: not how a training is started, watched or kept."""
+    own = {field.name for field in fields(DistillationTrainingArguments)} - {f.name for f in fields(TrainingArguments)}
+    training = {name: _plain(getattr(args, name)) for name in sorted({*TRAINING_FIELDS, *own} - set(NEUTRAL))}
+    training["texts_per_step"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return training
 
 
 def _plain(value: Any) -> Any:

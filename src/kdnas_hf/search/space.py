@@ -6,7 +6,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ BOUNDS = ("min_encoder_parameters", "max_encoder_parameters")
 class Architecture:
     """Shape of a student. Hashable: an architecture that was measured is recognised."""
 
-    num_hidden_layers: int
-    num_attention_heads: int
-    hidden_size: int
-    intermediate_size: int
-    hidden_act: str
+    num_hidden_layers: int = field(metadata={"help": "Layers of the student."})
+    num_attention_heads: int = field(metadata={"help": "Heads of each layer; they must divide hidden_size."})
+    hidden_size: int = field(metadata={"help": "Width of the student's states."})
+    intermediate_size: int = field(metadata={"help": "Neurons of each feed-forward block."})
+    hidden_act: str = field(default="gelu", metadata={"help": "Activation of the feed-forward blocks."})
 
     def to_config(self, **kwargs: Any) -> KDNASConfig:
         """The configuration of a student of this shape; ``kwargs`` are what the shape leaves open."""

@@ -1,0 +1,96 @@
+"""Distil a teacher into a student whose shape you know, without a search.
+
+    accelerate launch recipes/distill.py recipes/configs/distill.yaml
+    accelerate launch recipes/distill.py recipes/configs/distill.yaml --losses relations --output_dir runs/relations
+
+Every field of the four argument classes is a flag and a key of the YAML file; flags win. Started again with the same
+arguments, it goes on from its last checkpoint. The student is left in ``student/``, what it explains of the teacher on
+held-out text in ``heldout.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import set_seed
+from transformers.utils import logging
+
+from kdnas_hf import (
+    Architecture,
+    DataArguments,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    TeacherArguments,
+    load_corpus,
+    load_teacher,
+    parse_arguments,
+    set_up_logging,
+    share_cpu_threads,
+    split_corpus,
+    student_config,
+    tokenize_corpus,
+)
+from kdnas_hf.distillation import last_whole_checkpoint
+from kdnas_hf.search import check_writable, refuse_other_run, settle_configuration, training_configuration
+
+logger = logging.get_logger("kdnas_hf.recipes.distill")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Distil what the command line asks for."""
+    teacher_args, data_args, architecture, training_args = parse_arguments(
+        (TeacherArguments, DataArguments, Architecture, DistillationTrainingArguments), argv
+    )
+    set_up_logging(is_main_process=training_args.process_index == 0)
+    share_cpu_threads(training_args.cpu_threads)
+    set_seed(training_args.seed)
+    folder = Path(training_args.output_dir)
+    configuration = {
+        **asdict(teacher_args),
+        "student": asdict(architecture),
+        "data": asdict(data_args),
+        "training": training_configuration(training_args),
+    }
+    check_writable(folder)
+    with training_args.main_process_first(desc="teacher and text"):
+        refuse_other_run(folder, configuration)
+        teacher = load_teacher(
+            teacher_args.teacher,
+            revision=teacher_args.teacher_revision,
+            masked_lm_head="logits" in training_args.loss_weights,
+        )
+        config = student_config(teacher, architecture)
+        corpus = load_corpus(data_args)
+        checkpoint = last_whole_checkpoint(folder, training_args.world_size)
+    splits = split_corpus(corpus, data_args.heldout_sentences, data_args.proxy_fraction, seed=training_args.seed)
+    train, heldout = (
+        tokenize_corpus(part, teacher.tokenizer, data_args.max_length) for part in (splits.train, splits.heldout)
+    )
+    logger.info(
+        f"teacher: {teacher.name}; student: {architecture}; {len(train):,} texts to train on, {len(heldout):,} held out"
+    )
+
+    trainer = DistillationTrainer(
+        model=config, teacher=teacher, args=training_args, train_dataset=train, eval_dataset=heldout
+    )
+    if trainer.is_world_process_zero():
+        settle_configuration(folder, configuration)  # only now: nothing is left of what was refused
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if not trainer.pool.active:
+        raise ValueError(f"learning_rate={training_args.learning_rate}: the student diverged; lower it.")
+    metrics = trainer.evaluate()
+    trainer.save_model(str(folder / "student"))
+    if trainer.is_world_process_zero():
+        (folder / "heldout.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    logger.info(f"student: {folder / 'student'}   held-out text: {folder / 'heldout.json'}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        # bad input: the message says what to do, a traceback would hide it
+        sys.exit(f"error: {error}")

@@ -1,0 +1,119 @@
+"""`recipes/distill.py`: a student of a given shape, resumed where it was killed, and bad input."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+from tiny_teacher import make_texts
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "distill.py"
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    spec = importlib.util.spec_from_file_location("distill_recipe", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def settings(teacher_path, tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "de.txt").write_text("\n".join(make_texts(300, 1)) + "\n")
+    return {
+        "teacher": str(teacher_path),
+        "dataset": [str(texts / "*.txt")],
+        "heldout_sentences": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "global_train_batch_size": 8,
+        "num_train_epochs": 4,
+        "learning_rate": 5e-3,
+        "save_steps": 20,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+
+
+def write(settings, folder, **changes):
+    path = folder.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(settings | {"output_dir": str(folder)} | changes))
+    return str(path)
+
+
+def test_it_leaves_a_student_that_loads_and_what_it_explains(recipe, settings, tmp_path):
+    recipe.main([write(settings, tmp_path / "run")])
+    student = tmp_path / "run" / "student"
+    model, tokenizer = AutoModel.from_pretrained(student), AutoTokenizer.from_pretrained(student)
+    assert model(**tokenizer("bap dat", return_tensors="pt")).last_hidden_state.isfinite().all()
+    assert model.config.num_hidden_layers == 2
+    assert 0 < json.loads((tmp_path / "run" / "heldout.json").read_text())["eval_r2"] < 1
+
+
+def test_started_again_after_its_end_it_trains_no_more(recipe, settings, tmp_path):
+    config = write(settings, tmp_path / "run")
+    recipe.main([config])
+    weights = load_file(tmp_path / "run" / "student" / "model.safetensors")
+    first = json.loads((tmp_path / "run" / "heldout.json").read_text())
+    recipe.main([config])
+    for name, value in load_file(tmp_path / "run" / "student" / "model.safetensors").items():
+        assert torch.equal(value, weights[name])
+    again = json.loads((tmp_path / "run" / "heldout.json").read_text())
+    assert again["eval_r2"] == first["eval_r2"]
+    assert again["eval_trained_tokens"] == first["eval_trained_tokens"]
+
+
+def test_killed_it_goes_on_to_the_same_student(recipe, settings, tmp_path):
+    recipe.main([write(settings, tmp_path / "whole")])
+    config = write(settings, tmp_path / "killed")
+    process = subprocess.Popen([sys.executable, str(RECIPE), config], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "checkpoint-40" / "trainer_state.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    recipe.main([config])
+    whole, killed = (
+        load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "killed")
+    )  # fmt: skip
+    for name, value in whole.items():
+        torch.testing.assert_close(killed[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_attention_heads": 3}, "hidden_size=16 is not divisible by num_attention_heads=3"),
+        ({"losses": ["logist"]}, "did you mean 'logits'"),
+        ({"num_hidden_layer": 2}, "did you mean num_hidden_layers"),
+        ({"layer_mapping": "1:9"}, "the teacher has layers 1 to 4"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(recipe, settings, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipe.main([write(settings, tmp_path / "run", **changes)])
+    recipe.main([write(settings, tmp_path / "run", max_steps=2)])  # not taken for another run
+
+
+def test_another_run_is_refused(recipe, settings, tmp_path):
+    recipe.main([write(settings, tmp_path / "run", max_steps=2)])
+    with pytest.raises(ValueError, match="student.hidden_size: 16 there, 8 now"):
+        recipe.main([write(settings, tmp_path / "run", max_steps=2, hidden_size=8)])
