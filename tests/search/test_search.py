@@ -20,6 +20,8 @@ from tiny_search import SPACE, tiny_search
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas_hf import ArchitectureSearch, KDNASModel, NASSearchCallback, SearchSpace
+from kdnas_hf.distillation import text_lengths
+from kdnas_hf.distillation.state_cache import cache_bytes
 from kdnas_hf.search import REWARDS, Ledger, SearchStudy
 
 SCRIPT = Path(__file__).parent / "tiny_search.py"
@@ -272,6 +274,22 @@ def test_misfits_are_refused_before_anything_is_written(tmp_path):
         tiny_search(tmp_path, layer_mapping="1:9")
     with pytest.raises(ValueError, match="student layer 3, but the student has layers 1 to 1"):
         tiny_search(tmp_path, layer_mapping="3:4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corpus_whose_states_do_not_fit_is_refused_before_the_search(tmp_path):
+    """Not after hours, when the full distillation begins."""
+    search = tiny_search(tmp_path)
+    layers = len(search.teacher_layers)
+    size = search.teacher.dimensions.hidden_size
+
+    def gigabytes(*texts):
+        return cache_bytes(sum(sum(text_lengths(each)) for each in texts), layers, size, "bfloat16") / 1e9
+
+    fits_proxy = gigabytes(search.proxy_dataset, search.heldout_dataset) * 1.01
+    assert fits_proxy < gigabytes(search.train_dataset, search.heldout_dataset)
+    with pytest.raises(ValueError, match="cache_teacher_states=true: they would take .* more than cache_max_gb"):
+        tiny_search(tmp_path, cache_teacher_states="true", cache_max_gb=fits_proxy)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from .objectives import PooledStudent
 from .pool import StudentPool
 from .sharded_teacher import place_teacher
 from .state_cache import TeacherStateCache
-from .state_caching import cache_teacher_states, cacheable_features
+from .state_caching import cache_teacher_states, cacheable_features, check_cacheable
 from .streaming import StreamShare
 from .teacher import HiddenStateStatistics, Teacher, TeacherDimensions, load_teacher
 from .trainer import DistillationTrainer
@@ -35,6 +35,7 @@ __all__ = [
     "bf16_pays_off",
     "cache_teacher_states",
     "cacheable_features",
+    "check_cacheable",
     "describe_layer_mapping",
     "hidden_state_loss",
     "last_whole_checkpoint",

@@ -47,6 +47,21 @@ def cacheable_features(
     return features
 
 
+def check_cacheable(
+    teacher: Teacher, datasets: Sequence[Any], features: Sequence[str], args: DistillationTrainingArguments
+) -> None:
+    """Refuse early what `cache_teacher_states` would refuse: states that are wanted at any price and cannot be kept.
+
+    Raises:
+        ValueError: If ``args.cache_teacher_states`` is ``true`` and something speaks against it.
+    """
+    if args.cache_teacher_states != "true":
+        return
+    reason = _reason_against(teacher, datasets, features, args, passes=1)
+    if reason is not None:
+        raise ValueError(f"cache_teacher_states=true: {reason}")
+
+
 def cache_teacher_states(
     teacher: Teacher,
     datasets: Sequence[Any],

@@ -35,6 +35,7 @@ from ..distillation import (
     TeacherStateCache,
     cache_teacher_states,
     cacheable_features,
+    check_cacheable,
     last_whole_checkpoint,
     place_teacher,
     resolve_layer_mapping,
@@ -201,6 +202,11 @@ class ArchitectureSearch:
                 f"{name}_dataset has a text of {longest} tokens; truncate to max_length",
                 longest,
                 student_config(self.teacher, next(iter(self.space))),
+            )
+        features = cacheable_features(self.training_args, self.teacher, self.teacher_layers)
+        for texts in (self.proxy_dataset, self.train_dataset):
+            check_cacheable(
+                self.teacher, [texts, self.heldout_dataset], features, self._training_arguments(self.folder)
             )
 
     # ---- processes ----
