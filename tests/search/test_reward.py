@@ -1,8 +1,11 @@
 """The reward and the arguments that choose it."""
 
+from dataclasses import replace
+
 import pytest
 
 from kdnas_hf.search import REWARDS, Reward, SearchArguments
+from kdnas_hf.search.reward import earlier_step
 
 
 def test_published_reward():
@@ -30,9 +33,29 @@ def test_alpha_says_what_a_doubling_of_speed_may_cost():
     assert reward(1 - 0.4 * 2**-0.5, 5, 40) == pytest.approx(reward(1 - 0.4, 10, 40))
 
 
+def test_the_learning_curve_goes_on_as_a_line_over_log_steps():
+    reward = Reward(alpha=0.0, horizon=16)
+    # 0.8 after 25 steps, 0.7 after 100: as much again with every four times the steps, twice until 1,600
+    assert reward.extrapolate(0.8, 0.7, 25, 100) == pytest.approx(0.5)
+    assert reward.extrapolate(0.7, 0.75, 25, 100) == pytest.approx(0.85)  # one that gets worse
+    assert reward.extrapolate(0.9, 0.3, 25, 100) == 0  # no better than the teacher
+
+
+def test_what_cannot_be_extrapolated_is_taken_as_measured():
+    assert Reward(alpha=0.0).extrapolate(0.8, 0.7, 25, 100) == 0.7  # horizon 1, as published
+    assert Reward(alpha=0.0, horizon=10).extrapolate(0.7, 0.7, 1, 1) == 0.7  # a single step
+    assert REWARDS["published"].horizon == 1
+
+
+@pytest.mark.parametrize(("steps", "earlier"), [(1, 1), (3, 1), (100, 25), (225, 56)])
+def test_the_curve_is_read_first_after_a_quarter(steps, earlier):
+    assert earlier_step(steps) == earlier
+
+
 def test_arguments_override_the_preset():
     assert SearchArguments(reward="published").reward_function == REWARDS["published"]
-    assert SearchArguments(reward_alpha=-0.5).reward_function == Reward(alpha=-0.5, beta=REWARDS["r2"].beta)
+    assert SearchArguments(reward_alpha=-0.5).reward_function == replace(REWARDS["r2"], alpha=-0.5)
+    assert SearchArguments(reward_horizon=1).reward_function == replace(REWARDS["r2"], horizon=1)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +65,7 @@ def test_arguments_override_the_preset():
         ({"controller": "lsmt"}, "controller='lsmt' is unknown; choose from lstm, tpe, gp, nsga2, random"),
         ({"reward_alpha": 0.1}, "reward_alpha=0.1 rewards slow students"),
         ({"reward_beta": 0.0}, "reward_beta=0.0 must be positive"),
+        ({"reward_horizon": 0.5}, "reward_horizon=0.5 must be at least 1"),
         ({"reward_layers": "first"}, "reward_layers='first' is unknown; choose from last, all"),
         ({"num_episodes": 0}, "num_episodes=0 must be at least 1"),
         ({"mini_kd_epochs": 0}, "mini_kd_epochs=0 must be positive"),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from kdnas_hf import ArchitectureSearch, KDNASModel, NASSearchCallback, SearchSp
 from kdnas_hf.distillation import text_lengths
 from kdnas_hf.distillation.state_cache import cache_bytes
 from kdnas_hf.search import REWARDS, Ledger, SearchStudy
+from kdnas_hf.search.reward import earlier_step
 
 SCRIPT = Path(__file__).parent / "tiny_search.py"
 
@@ -275,6 +277,22 @@ def test_misfits_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="student layer 3, but the student has layers 1 to 1"):
         tiny_search(tmp_path, layer_mapping="3:4")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_reward_is_made_of_the_loss_after_ten_times_the_tokens(finished, tmp_path):
+    measured = tiny_search(tmp_path, num_episodes=1, reward_horizon=1.0).run().records
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{finished.folder / 'study.db'}")
+    curves = {trial.number: trial.intermediate_values for trial in study.trials}
+    extrapolated = [record for record in finished.records if record.episode == 0]
+    for before, after in zip(measured, extrapolated, strict=True):
+        assert before.architecture == after.architecture
+        assert before.r2 == after.r2
+        curve = curves[after.number]
+        first, last = min(curve), max(curve)
+        assert first == earlier_step(last) < last
+        gain = (curve[last] - curve[first]) / math.log(last / first) * math.log(10)
+        # of the standardised loss, which is 1 - R² but for the sampling of the variance
+        assert before.loss - after.loss == pytest.approx(gain, rel=0.2, abs=0.01)
 
 
 def test_a_corpus_whose_states_do_not_fit_is_refused_before_the_search(tmp_path):

@@ -36,6 +36,13 @@ class SearchArguments:
             "help": "L of the reward: the last mapped layer, or the mean of all (published); overrides the preset."
         },
     )
+    reward_horizon: float | None = field(
+        default=None,
+        metadata={
+            "help": "L of the reward is extrapolated to so many times the tokens of the mini-KD; 1: as measured "
+            "(published); overrides the preset."
+        },
+    )
     min_speedup: float = field(
         default=0.0, metadata={"help": "Hard constraint: students less than this many times faster never win."}
     )
@@ -97,4 +104,5 @@ class SearchArguments:
             alpha=preset.alpha if self.reward_alpha is None else self.reward_alpha,
             beta=preset.beta if self.reward_beta is None else self.reward_beta,
             layers=self.reward_layers or preset.layers,
+            horizon=preset.horizon if self.reward_horizon is None else self.reward_horizon,
         )

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from .ledger import ArchitectureRecord
-from .reward import Reward
+from .reward import Reward, earlier_step
 from .space import Architecture
 from .study import SearchStudy
 
@@ -55,8 +55,8 @@ class Candidate:
 class NASSearchCallback(TrainerCallback):
     """Reports the progress of each candidate to its trial, and records what was measured when the mini-KD ends.
 
-    The trainer evaluates at the end of each epoch and after the last step, because this callback asks for it. Only the
-    main process writes.
+    The trainer evaluates at the end of each epoch and after the last step, because this callback asks for it; and after
+    a share of the steps, where the reward extrapolates the learning curve. Only the main process writes.
 
     Args:
         study: The study; None in processes other than the main one.
@@ -78,6 +78,7 @@ class NASSearchCallback(TrainerCallback):
         self.on_record = on_record
         self._evaluated_step = -1
         self._metrics: dict[str, float] = {}
+        self._earlier: tuple[int, dict[str, float]] | None = None  # steps, and metrics after them
         self._started = time.monotonic()
 
     def on_train_begin(
@@ -89,8 +90,9 @@ class NASSearchCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Ask for an evaluation after the last step."""
-        if state.global_step >= state.max_steps:
+        """Ask for an evaluation after the last step, and for the earlier one that the reward may need."""
+        earlier = self.reward.horizon > 1 and state.global_step == earlier_step(state.max_steps)
+        if earlier or state.global_step >= state.max_steps:
             control.should_evaluate = True
         return control
 
@@ -112,10 +114,14 @@ class NASSearchCallback(TrainerCallback):
         """Report R² of each candidate to its trial."""
         self._evaluated_step = state.global_step
         self._metrics = dict(metrics or {})
+        # from the log, which a checkpoint keeps: the evaluation may have been before an interruption
+        step = earlier_step(state.max_steps)
+        found = [entry for entry in state.log_history if entry["step"] == step and "eval_loss" in entry]
+        self._earlier = (step, found[-1]) if found else None
         if self.study is None:
             return
         for name, candidate in self.candidates.items():
-            r2 = self._metric(name, "r2")
+            r2 = self._metric(self._metrics, name, "r2")
             if r2 is not None and not self.study.is_finished(candidate.number):
                 self.study.report(candidate.number, r2, state.global_step)
 
@@ -133,15 +139,24 @@ class NASSearchCallback(TrainerCallback):
         for name, candidate in self.candidates.items():
             if self.study.is_finished(candidate.number):
                 continue
-            record = self._record(candidate, self._metric(name, self.reward.metric), self._metric(name, "r2"), seconds)
+            record = self._record(candidate, self._loss(name), self._metric(self._metrics, name, "r2"), seconds)
             self.study.record(record)
             if self.on_record is not None:
                 self.on_record(record)
 
-    def _metric(self, name: str, metric: str) -> float | None:
-        """A candidate's metric at the last evaluation; None if it was dropped or is not finite."""
+    def _loss(self, name: str) -> float | None:
+        """L of a candidate's reward; None if it was dropped or is not finite."""
+        loss = self._metric(self._metrics, name, self.reward.metric)
+        step, metrics = self._earlier or (0, {})
+        earlier_loss = self._metric(metrics, name, self.reward.metric)
+        if loss is None or earlier_loss is None:
+            return loss
+        return self.reward.extrapolate(earlier_loss, loss, step, self._evaluated_step)
+
+    def _metric(self, metrics: Mapping[str, float], name: str, metric: str) -> float | None:
+        """A candidate's metric of an evaluation; None if it was dropped or is not finite."""
         key = f"eval_{metric}" if len(self.candidates) == 1 else f"eval_{name}_{metric}"
-        value = self._metrics.get(key)
+        value = metrics.get(key)
         return value if value is not None and math.isfinite(value) else None
 
     def _record(self, candidate: Candidate, loss: float | None, r2: float | None, seconds: float) -> ArchitectureRecord:

@@ -73,7 +73,7 @@ def resolve_configuration(
     search = {name: value for name, value in asdict(args).items() if name not in NEUTRAL}
     reward = args.reward_function
     search |= {"space": space.as_dict(), "reward_alpha": reward.alpha, "reward_beta": reward.beta}
-    search["reward_layers"] = reward.layers
+    search |= {"reward_layers": reward.layers, "reward_horizon": reward.horizon}
     return {
         "teacher": teacher.name,
         **({} if texts is None else {"texts": dict(texts)}),

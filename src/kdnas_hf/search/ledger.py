@@ -24,8 +24,8 @@ class ArchitectureRecord:
         episode: Episode that it was a candidate of, counted from 0.
         architecture: Its shape.
         state: ``"complete"``, or ``"failed"`` if its mini-KD diverged; then the figures that do not exist are None.
-        loss: L of the reward, on held-out text after the mini-KD.
-        r2: R² of its last mapped layer on held-out text.
+        loss: L of the reward: on held-out text, extrapolated to the reward's horizon (see `Reward`).
+        r2: R² of its last mapped layer on held-out text after the mini-KD, as measured.
         latency_ms: Median latency, in milliseconds.
         latency_iqr_ms: Interquartile range of the latency, in milliseconds.
         teacher_latency_ms: Median latency of the teacher, measured interleaved with it, in milliseconds.

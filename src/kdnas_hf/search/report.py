@@ -178,12 +178,15 @@ def _architectures_section(records: Sequence[ArchitectureRecord], min_speedup: f
 
 def _method_section(result: SearchResult, args: SearchArguments, reward: Reward) -> str:
     layers = "last mapped layer" if reward.layers == "last" else "mean of all mapped layers"
+    if reward.horizon > 1:
+        layers += f", extrapolated to {reward.horizon:g} times the tokens of the mini-KD by its learning curve"
     constraint = f" Hard constraint: at least {args.min_speedup:g}x faster." if args.min_speedup else ""
     return (
         "## How it was measured\n\n"
         f"- Latency: {result.latency_method} Weights are random: latency depends on the shape alone.\n"
         "- Loss and R²: on held-out text that no student was trained on. R² is the share of the teacher's variance "
-        "that the projected states of the student's last mapped layer explain, averaged over dimensions.\n"
+        "that the projected states of the student's last mapped layer explain, averaged over dimensions, after the "
+        "mini-KD; the loss is that of the reward.\n"
         f"- Reward: (1 - loss) * (latency / ({reward.beta:g} * teacher's latency)) ** {reward.alpha:g}; "
         f"loss: {layers}.{constraint}\n"
         f"- Controller: {args.controller}; {args.mini_kd_epochs:g} epoch(s) on the proxy set for each candidate.\n"

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+# where the learning curve of a mini-KD is read for the first time, as a share of its steps
+EARLIER_SHARE = 0.25
+
+
+def earlier_step(max_steps: int) -> int:
+    """The step of a training after which its learning curve is read for the first time."""
+    return max(round(EARLIER_SHARE * max_steps), 1)
 
 
 @dataclass(frozen=True)
@@ -13,19 +22,24 @@ class Reward:
     all mapped layers, as published, flatters deep students: they are compared with more of the teacher's early layers,
     which are easier to explain. The last layer is what a user of the student gets.
 
+    A mini-KD favours small students: large ones learn longer. So L is that of a longer training, extrapolated from the
+    learning curve of the mini-KD (docs/reward.md says how well that predicts).
+
     Args:
         alpha: Exponent of the latency; negative, so that slower is worse. A student that is twice as fast may lose the
             share 1 - 2 ** alpha of its R² and still earn the same reward.
         beta: Latency that leaves the quality as it is, as a share of the teacher's. It scales all rewards alike.
         layers: Whether L is the loss of the ``"last"`` mapped layer, or the mean of ``"all"``.
+        horizon: After how many times the tokens of the mini-KD L is taken; 1 is as measured, and as published.
 
     Raises:
-        ValueError: If alpha is positive or beta is not.
+        ValueError: If alpha is positive or beta is not, or the horizon is less than 1.
     """
 
     alpha: float
     beta: float = 0.6
     layers: str = "last"
+    horizon: float = 1.0
 
     def __post_init__(self) -> None:
         if self.alpha > 0:
@@ -34,11 +48,27 @@ class Reward:
             raise ValueError(f"reward_beta={self.beta} must be positive.")
         if self.layers not in ("last", "all"):
             raise ValueError(f"reward_layers={self.layers!r} is unknown; choose from last, all.")
+        if self.horizon < 1:
+            raise ValueError(f"reward_horizon={self.horizon} must be at least 1: 1 takes L as it was measured.")
 
     @property
     def metric(self) -> str:
         """Name of L among the metrics of `DistillationTrainer`."""
         return "last_layer_loss" if self.layers == "last" else "loss"
+
+    def extrapolate(self, earlier_loss: float, loss: float, earlier: int, steps: int) -> float:
+        """L after `horizon` times the steps: on the line through two points of the learning curve over log steps.
+
+        Args:
+            earlier_loss: L after ``earlier`` steps.
+            loss: L at the end, after ``steps``.
+            earlier: See `earlier_step`.
+            steps: Steps of the mini-KD.
+        """
+        if self.horizon == 1 or earlier >= steps:
+            return loss
+        slope = (loss - earlier_loss) / math.log(steps / earlier)
+        return max(loss + slope * math.log(self.horizon), 0.0)
 
     def __call__(self, loss: float, latency_ms: float, teacher_latency_ms: float) -> float:
         """The reward of a held-out loss and the latencies of student and teacher, in milliseconds.
@@ -51,6 +81,6 @@ class Reward:
 # `published` was chosen for 1 - L near 0.9 everywhere. `r2` is for R² of 0.1 to 0.5, as after a mini-KD: the exponent
 # with which the knee of the measured front wins; docs/reward.md says how it was found.
 REWARDS = {
-    "r2": Reward(alpha=-0.12, beta=0.6, layers="last"),
+    "r2": Reward(alpha=-0.12, beta=0.6, layers="last", horizon=10),
     "published": Reward(alpha=-0.06, beta=0.6, layers="all"),
 }
