@@ -286,7 +286,7 @@ def test_the_reward_is_made_of_the_loss_after_ten_times_the_tokens(finished, tmp
     extrapolated = [record for record in finished.records if record.episode == 0]
     for before, after in zip(measured, extrapolated, strict=True):
         assert before.architecture == after.architecture
-        assert before.r2 == after.r2
+        assert before.r2 == pytest.approx(after.r2, rel=1e-4)
         curve = curves[after.number]
         first, last = min(curve), max(curve)
         assert first == earlier_step(last) < last

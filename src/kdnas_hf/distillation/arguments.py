@@ -57,8 +57,9 @@ class DistillationTrainingArguments(TrainingArguments):
     matrix_optimizer: str = field(
         default="adamw",
         metadata={
-            "help": "What trains the matrices of the students' layers: adamw, or muon, which learns more from the same "
-            "tokens and takes longer for each step. All else is trained by `optim`, which muon needs to be AdamW."
+            "help": "What trains the matrices of the students' layers: adamw, or muon, which learnt more in hundreds "
+            "of steps and less in thousands (docs/benchmarks.md), and takes longer for each. All else is trained by "
+            "`optim`, which muon needs to be AdamW."
         },
     )
     muon_learning_rate: float = field(default=1e-2, metadata={"help": "The initial learning rate of Muon."})
