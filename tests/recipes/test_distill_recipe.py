@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
+from kdnas_hf import Architecture, DataArguments, DistillationTrainingArguments, TeacherArguments, parse_arguments
 from tiny_teacher import make_texts
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,16 @@ def write(settings, folder, **changes):
     path = folder.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(settings | {"output_dir": str(folder)} | changes))
     return str(path)
+
+
+def test_the_configuration_of_the_recipe_parses():
+    _, data, architecture, training = parse_arguments(
+        (TeacherArguments, DataArguments, Architecture, DistillationTrainingArguments),
+        [str(ROOT / "recipes" / "configs" / "distill.yaml"), "--use_cpu", "true"],
+    )
+    assert data.dataset == ["embedded"]
+    assert str(architecture) == "3x288 heads 6 ffn 1024 gelu"
+    assert training.loss_weights == {"hidden_states": 1.0}
 
 
 def test_it_leaves_a_student_that_loads_and_what_it_explains(recipe, settings, tmp_path):
