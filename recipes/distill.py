@@ -24,17 +24,20 @@ from kdnas_hf import (
     DistillationTrainer,
     DistillationTrainingArguments,
     TeacherArguments,
+    check_writable,
     load_corpus,
     load_teacher,
     parse_arguments,
+    refuse_other_run,
     set_up_logging,
+    settle_configuration,
     share_cpu_threads,
     split_corpus,
     student_config,
     tokenize_corpus,
 )
 from kdnas_hf.distillation import last_whole_checkpoint
-from kdnas_hf.search import check_writable, refuse_other_run, settle_configuration, training_configuration
+from kdnas_hf.search import training_configuration
 
 logger = logging.get_logger("kdnas_hf.recipes.distill")
 

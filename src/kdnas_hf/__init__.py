@@ -25,9 +25,11 @@ from .distillation import (
     resolve_layer_mapping,
     share_cpu_threads,
 )
-from .hub import KDNASModelCardData, write_model_card
+from .evaluation import Comparison, EvaluationArguments, FineTuningArguments, Task, load_task_data
+from .hub import KDNASModelCardData, write_model_card, write_scores_into_card
 from .latency import DeviceFingerprint, LatencyBenchmark, LatencyReport
 from .log_lines import set_up_logging
+from .run_directory import check_writable, refuse_other_run, settle_configuration
 from .search import (
     Architecture,
     ArchitectureRecord,
@@ -40,7 +42,6 @@ from .search import (
     SearchResult,
     SearchSpace,
     check_search,
-    check_writable,
     make_controller,
     student_config,
 )
@@ -64,11 +65,14 @@ __all__ = [
     "Architecture",
     "ArchitectureRecord",
     "ArchitectureSearch",
+    "Comparison",
     "CorpusSplits",
     "DataArguments",
     "DeviceFingerprint",
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "EvaluationArguments",
+    "FineTuningArguments",
     "HiddenStateStatistics",
     "InheritedWordEmbeddings",
     "KDNASConfig",
@@ -89,6 +93,7 @@ __all__ = [
     "SearchResult",
     "SearchSpace",
     "StudentPool",
+    "Task",
     "Teacher",
     "TeacherArguments",
     "TeacherEmbeddings",
@@ -103,14 +108,18 @@ __all__ = [
     "embedded_teacher",
     "fold_embeddings",
     "load_corpus",
+    "load_task_data",
     "load_teacher",
     "make_controller",
     "parse_arguments",
+    "refuse_other_run",
     "resolve_layer_mapping",
     "set_up_logging",
+    "settle_configuration",
     "share_cpu_threads",
     "split_corpus",
     "student_config",
     "tokenize_corpus",
     "write_model_card",
+    "write_scores_into_card",
 ]

@@ -73,26 +73,55 @@ class LocalFile:
             ColumnError: There is no such column, or it holds something other than text.
             ValueError: The file is not of the format that its name says.
         """
-        try:
+        with self._readable():
             if self.format == "text":
                 with _opened(self.path) as stream:
                     for line in stream:
                         yield line, self.language
             else:
-                for number, record in enumerate(self._records(text_column), start=1):
+                for number, record in enumerate(self._records([text_column]), start=1):
                     yield text_of_record(record, text_column, f"{self.path}, record {number}"), language_of(record)
+
+    def records(self, columns: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+        """Yields every record of a file of any format but plain text.
+
+        Args:
+            columns: What each record must have; there may be more.
+
+        Raises:
+            ColumnError: A record lacks a column.
+            ValueError: The file is not of the format that its name says, or is plain text.
+        """
+        columns = list(columns)
+        if self.format == "text":
+            raise ValueError(f"{self.path} is plain text and has no columns; it needs {', '.join(columns)}.")
+        with self._readable():
+            for number, record in enumerate(self._records(columns), start=1):
+                for column in columns:
+                    if column not in record:
+                        raise ColumnError(
+                            f"{self.path}, record {number} has no column {column!r}; its columns are {sorted(record)}."
+                        )
+                yield record
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Says which file it was that could not be read."""
+        try:
+            yield
         except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, EOFError, OSError, lzma.LZMAError) as error:
             if isinstance(error, FileNotFoundError | PermissionError):
                 raise
             raise ValueError(f"{self.path} cannot be read as {self.format}: {error}.") from error
 
-    def _records(self, text_column: str) -> Iterator[Mapping[str, Any]]:
+    def _records(self, columns: Iterable[str]) -> Iterator[Mapping[str, Any]]:
         if self.format == "parquet":
             with pq.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
-                check_column(text_column, names, str(self.path))
-                columns = [name for name in (text_column, LANGUAGE_COLUMN) if name in names]
-                for batch in file.iter_batches(batch_size=10_000, columns=columns):
+                for column in columns:
+                    check_column(column, names, str(self.path))
+                read = [name for name in (*columns, LANGUAGE_COLUMN) if name in names]
+                for batch in file.iter_batches(batch_size=10_000, columns=read):
                     yield from batch.to_pylist()
             return
         with _opened(self.path) as stream:

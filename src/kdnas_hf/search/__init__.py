@@ -2,7 +2,7 @@
 
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
-from .configuration import check_writable, refuse_other_run, settle_configuration, training_configuration
+from .configuration import training_configuration
 from .controller import (
     CONTROLLERS,
     ArchitectureSampler,
@@ -41,12 +41,9 @@ __all__ = [
     "SearchSpace",
     "SearchStudy",
     "check_search",
-    "check_writable",
     "make_controller",
     "pareto_front",
     "recommend",
-    "refuse_other_run",
-    "settle_configuration",
     "student_config",
     "training_configuration",
 ]

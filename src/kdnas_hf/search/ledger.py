@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from transformers.utils import logging
-
+from ..json_lines import JsonLines
 from .space import Architecture
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ class ArchitectureRecord:
             raise ValueError(f"not a record of an architecture: {error}") from error
 
 
-class Ledger:
+class Ledger(JsonLines[ArchitectureRecord]):
     """Append-only file of `ArchitectureRecord`.
 
     Args:
@@ -78,42 +73,4 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def read(self) -> list[ArchitectureRecord]:
-        """All records up to the last good line; what follows a damaged line does not count, and a warning says so."""
-        if not self.path.exists():
-            return []
-        records = []
-        lines = self.path.read_bytes().split(b"\n")
-        for index, line in enumerate(lines):
-            if not line:
-                continue
-            try:
-                records.append(ArchitectureRecord.from_json(line.decode("utf-8")))
-            except ValueError:
-                logger.warning(
-                    f"{self.path}: line {index + 1} of {len(lines)} is damaged; "
-                    f"the {len(records)} records before it count."
-                )
-                break
-        return records
-
-    def append(self, record: ArchitectureRecord) -> None:
-        """Write one record; it is on the disk when this returns."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(record.to_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def set_to(self, records: Iterable[ArchitectureRecord]) -> None:
-        """Make the file hold exactly these records; it is replaced atomically, and only if it differs."""
-        content = "".join(record.to_json() + "\n" for record in records).encode()
-        if content == (self.path.read_bytes() if self.path.exists() else b""):
-            return
-        temporary = self.path.with_suffix(".jsonl.tmp")
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        super().__init__(path, ArchitectureRecord.from_json)

@@ -44,10 +44,11 @@ from ..distillation import (
 from ..distillation.pool_memory import halves, is_out_of_memory, split_by_memory, training_bytes
 from ..distillation.state_caching import CACHE_FOLDER
 from ..latency import LatencyBenchmark, LatencyReport, stand_in
+from ..run_directory import check_writable, refuse_other_run, settle_configuration
 from ..students import KDNASConfig, KDNASModel, read_teacher_layers
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
-from .configuration import check_writable, refuse_other_run, resolve_configuration, settle_configuration
+from .configuration import resolve_configuration
 from .controller import make_controller
 from .ledger import ArchitectureRecord
 from .report import write_report

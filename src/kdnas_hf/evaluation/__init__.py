@@ -1,0 +1,51 @@
+"""What a student is worth: fine-tuned on downstream tasks, in many languages, next to its teacher."""
+
+from .arguments import EvaluationArguments, FineTuningArguments, TaskArguments
+from .comparison import Comparison
+from .encoding import EncodedExamples, encode_examples
+from .finetuning import (
+    FineTuned,
+    ModelSource,
+    ScoreOnValidation,
+    best_labels,
+    fine_tune,
+    score_languages,
+    task_collator,
+)
+from .metrics import METRICS
+from .probes import ProbeResult, linear_r2, probe_models, probe_texts, retrieval_accuracy
+from .results import EvaluationResults, FineTuningRecord
+from .task import Example, HubData, LanguageData, LocalData, Task, task_presets
+from .task_data import TaskData, load_task_data
+
+__all__ = [
+    "METRICS",
+    "Comparison",
+    "EncodedExamples",
+    "EvaluationArguments",
+    "EvaluationResults",
+    "Example",
+    "FineTuned",
+    "FineTuningArguments",
+    "FineTuningRecord",
+    "HubData",
+    "LanguageData",
+    "LocalData",
+    "ModelSource",
+    "ProbeResult",
+    "ScoreOnValidation",
+    "Task",
+    "TaskArguments",
+    "TaskData",
+    "best_labels",
+    "encode_examples",
+    "fine_tune",
+    "linear_r2",
+    "load_task_data",
+    "probe_models",
+    "probe_texts",
+    "retrieval_accuracy",
+    "score_languages",
+    "task_collator",
+    "task_presets",
+]
