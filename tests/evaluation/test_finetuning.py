@@ -15,7 +15,7 @@ from kdnas_hf.evaluation import (
     score_languages,
     task_collator,
 )
-from kdnas_hf.evaluation.finetuning import KeepBestCallback, predict_labels, training_arguments
+from kdnas_hf.evaluation.finetuning import KeepBestCallback, LengthGroupingTrainer, predict_labels, training_arguments
 from kdnas_hf.students import OccurringWordEmbeddings
 
 
