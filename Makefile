@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= recipes/configs/quickstart.yaml
 ARGS ?=
+# What `make search` scores its student on: of the quickstart as it stands, and of no other search.
+EVALUATION ?= $(if $(ARGS),,$(if $(filter recipes/configs/quickstart.yaml,$(CONFIG)),recipes/configs/intents.yaml))
 
 .DEFAULT_GOAL := help
 .PHONY: help search test lint format types setup clean
 
 help:
-	@echo "make search   set up, search on the embedded teacher and text, leave a student in runs/quickstart/student"
+	@echo "make search   set up, search on the embedded teacher and text, score it; leaves runs/quickstart/student"
 	@echo "make test     set up and run the tests"
 	@echo "make lint | format | types"
 
@@ -25,6 +27,7 @@ setup: $(VENV)/.installed
 
 search: setup
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no recipes/search.py $(CONFIG) $(ARGS)
+	$(if $(EVALUATION),$(BIN)/python recipes/evaluate.py $(EVALUATION))
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)

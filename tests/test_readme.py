@@ -77,12 +77,16 @@ def test_distillation_of_a_shape_that_is_known(here, teacher_path):
 
 def test_fine_tuning_with_a_plain_trainer(here, tokenizer):
     code = block("fine-tuning")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 16
     student = here / "runs/quickstart/student"
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     KDNASModel(KDNASConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(student)
     tokenizer.save_pretrained(student)
-    rows = [{"text": text, "label": i % 3} for i, text in enumerate(make_texts(24))]
-    (here / "reviews.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    names = run(code)
-    assert names["model"].config.num_labels == 3
-    assert type(names["model"]).__name__ == "KDNASForSequenceClassification"
+    rows = [{"tokens": text.split(), "ner_tags": [i % 7] * len(text.split())} for i, text in enumerate(make_texts(24))]
+    (here / "entities.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    names = run(small(code, {"max_length=128": "max_length=32"}))
+    assert names["model"].config.num_labels == 7
+    assert type(names["model"]).__name__ == "KDNASForTokenClassification"
+    # a word has as many labelled sub-words as it has labels: one
+    labelled = [[label for label in row["labels"] if label != -100] for row in names["data"]]
+    assert labelled == [row["ner_tags"] for row in rows]

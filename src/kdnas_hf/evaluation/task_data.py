@@ -131,7 +131,7 @@ def load_task_data(
         if len(train.examples) < 2 * count:
             raise ValueError(f"{task.name}: {train.source} holds too few examples to cut a {purpose} set from.")
         taken, train.examples[:] = train.examples[:count], train.examples[count:]
-        return LanguageData(taken, f"{train.source}, {count} of its rows")
+        return LanguageData(taken, f"rows held out of {train.source}")
 
     test = {}
     for language in wanted:
@@ -142,12 +142,12 @@ def load_task_data(
         test[language] = _examples(task, names, *given)
         if max_test_examples is not None and len(test[language].examples) > max_test_examples:
             test[language].examples = test[language].examples[:max_test_examples]
-            test[language].source += f", its first {max_test_examples} rows"
+            test[language].source += f" (its first {max_test_examples} rows)"
     given = rows.validation()
     validation = cut("validation") if given is None else _examples(task, names, *given)
     if max_train_examples is not None and len(train.examples) > max_train_examples:
         train.examples = train.examples[:max_train_examples]
-        train.source += f", {max_train_examples} of its rows"
+        train.source += f" (a sample of {max_train_examples})"
     return TaskData(task, names, train, validation, test)
 
 
