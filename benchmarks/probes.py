@@ -3,8 +3,9 @@
     python benchmarks/probes.py
 
 Students of several shapes, distilled for several budgets on the embedded text, are probed on the text of the task and
-then fine-tuned on it (the intents: trained in English, tested in 64 other languages). Correlation by Spearman of each probe with
-the score over all students, and over those of one budget or more alone. The last line is one JSON object.
+then fine-tuned on it (the intents: trained in English, tested in 64 other languages). Printed is the correlation
+(Spearman) of each probe with the score, over all students and over those of the largest budget alone, and as the last
+line one JSON object.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 from tiny_tasks import TOPIC_TASK, save_tiny_student, write_topics
 
 from kdnas_hf import Comparison, EvaluationArguments
@@ -132,6 +133,38 @@ def test_another_budget_in_the_same_directory_is_refused(arguments):
     Comparison(arguments(baseline="none", seeds=[0], learning_rates=[1e-2], probe=False)).run()
     with pytest.raises(ValueError, match="num_train_epochs: 2 there, 3 now"):
         Comparison(arguments(baseline="none", seeds=[0], learning_rates=[1e-2], probe=False, num_train_epochs=3)).run()
+
+
+def test_a_student_is_distilled_on_the_task_by_the_teacher_of_the_same_seed(arguments, tmp_path, monkeypatch):
+    taught = []
+    distil = comparison.distil_on_task
+
+    def watched(source, teacher, data, args, seed, rate):
+        taught.append((seed, rate, teacher.model.classifier.out_proj.weight.clone()))
+        return distil(source, teacher, data, args, seed, rate)
+
+    monkeypatch.setattr(comparison, "distil_on_task", watched)
+    budget = {"baseline": "none", "learning_rates": [1e-2], "probe": False, "num_train_epochs": 8, "patience": 8}
+    budget |= {"train_word_embeddings": True, "train_batch_size": 8}
+    results = Comparison(arguments(task_distillation=True, **budget)).run()
+    assert [(seed, rate) for seed, rate, _ in taught] == [(0, 1e-2), (1, 1e-2)]
+    assert not torch.equal(taught[0][2], taught[1][2])
+    models = results.tasks["topic"].models
+    assert sorted(models) == ["student", "student+task-KD", "teacher"]
+    assert models["student+task-KD"].average.mean > 0.4  # a third by chance
+    assert results.latency["student+task-KD"] == results.latency["student"]
+    assert (
+        "student+task-KD: the teacher, fine-tuned with the same seed"
+        in (tmp_path / "evaluation/results.md").read_text()
+    )
+    assert not (tmp_path / "evaluation/tuned_teachers").exists()
+    # asked for later: the teacher is fine-tuned once more, to the same weights
+    taught.clear()
+    later = arguments(output_dir=str(tmp_path / "later"), seeds=[0], **budget)
+    Comparison(later).run()
+    later = arguments(output_dir=str(tmp_path / "later"), seeds=[0], task_distillation=True, **budget)
+    again = Comparison(later).run()
+    assert again.tasks["topic"].models["student+task-KD"].average.seeds[0] == models["student+task-KD"].average.seeds[0]
 
 
 @pytest.mark.parametrize(

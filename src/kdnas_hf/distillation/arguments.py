@@ -70,7 +70,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default_factory=lambda: ["hidden_states"],
         metadata={
             "help": "Losses with their weights, as 'hidden_states:1.0 relations:0.5': hidden_states, cosine, relations "
-            "(MiniLMv2), attention_maps, logits, masked_lm."
+            "(MiniLMv2), attention_maps, logits, masked_lm; soft_labels and labels of a task's data."
         },
     )
     layer_mapping: str = field(
@@ -121,7 +121,9 @@ class DistillationTrainingArguments(TrainingArguments):
         default=0,
         metadata={"help": "Teacher layer whose relations the student's last layer learns, from 1; 0: the last."},
     )
-    temperature: float = field(default=2.0, metadata={"help": "Softens the distributions of the loss logits."})
+    temperature: float = field(
+        default=2.0, metadata={"help": "Softens the distributions of the losses logits and soft_labels."}
+    )
     mlm_probability: float = field(
         default=0.15, metadata={"help": "Share of the tokens that are masked, where a loss needs masked tokens."}
     )

@@ -20,8 +20,10 @@ class DistillationBatch:
         targets: For each teacher layer its states ``(tokens, teacher_hidden_size)``, standardised if asked for.
         relations: For each teacher layer its queries, keys and values, each ``(batch, sequence, heads * head_size)``.
         attention_maps: For each teacher layer its probabilities ``(batch, heads, sequence, sequence)``.
-        labels: ``(batch, sequence)``, the tokens that were masked, -100 elsewhere; None where nothing is masked.
-        num_labels: Scalar that errors summed over masked tokens are divided by.
+        labels: ``(batch, sequence)``, the tokens that were masked or the classes of tokens, or ``(batch,)``, the
+            classes of texts; -100 where there is none. None where no loss needs any.
+        num_labels: Scalar that errors summed over labels are divided by.
+        task_logits: The teacher's of a task's classes, ``(batch, classes)`` or ``(batch, sequence, classes)``.
         teacher_decoder: States ``(masked tokens, size)`` that enter the teacher's decoder, its weight
             ``(vocab_size, size)`` and its bias ``(vocab_size,)``, if it has one.
     """
@@ -36,6 +38,12 @@ class DistillationBatch:
     labels: torch.Tensor | None = None
     num_labels: torch.Tensor | None = None
     teacher_decoder: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
+    task_logits: torch.Tensor | None = None
+
+    @property
+    def labelled(self) -> torch.Tensor:
+        """Positions ``(labels,)`` of what has a label: tokens of the flattened batch, or texts."""
+        return self.masked_tokens
 
     @property
     def masked_tokens(self) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from .batch import DistillationBatch
 from .losses import LOSS_SPECIFICATIONS, ExplainedVariance
-from .objectives import PooledStudent, StudentOutputs
+from .objectives import PooledStudent, StudentOutputs, task_logits
 from .pool import StudentPool
 
 
@@ -35,8 +35,15 @@ class HeldoutMeasures:
             for objective in member.objectives
             if objective.name != "hidden_states"
         ]
-        self.sums = torch.zeros(len(self.keys), dtype=torch.float64)
-        # real tokens, and masked tokens
+        # right answers of those that classify, behind the losses
+        classifying = [
+            name
+            for name, member in self.members.items()
+            if any(LOSS_SPECIFICATIONS[objective.name].needs_task_head for objective in member.objectives)
+        ]
+        self.right = {name: len(self.keys) + number for number, name in enumerate(classifying)}
+        self.sums = torch.zeros(len(self.keys) + len(self.right), dtype=torch.float64)
+        # real tokens, and what has a label: masked tokens, or a task's texts or tokens
         self.counts = torch.zeros(2, dtype=torch.float64)
 
     @torch.no_grad()
@@ -46,6 +53,8 @@ class HeldoutMeasures:
         Both are given with ``num_tokens`` and ``num_labels`` of 1, so that their losses are sums.
         """
         self.counts[0] += batch.real_tokens.numel()
+        if batch.labels is not None and self.right:
+            self.counts[1] += batch.labelled.numel()
         if self.variance is not None:
             self.variance.add_targets(batch.targets)
         if masked is not None:
@@ -56,6 +65,10 @@ class HeldoutMeasures:
                 for index, prediction in enumerate(outputs.predictions):
                     self.variance.add_prediction((name, index), prediction, batch.targets[member.pairs[index].teacher])
             self._add_losses(name, member, outputs, batch, masks_tokens=False)
+            if name in self.right:
+                assert batch.labels is not None
+                predicted = task_logits(outputs, batch).argmax(-1)
+                self.sums[self.right[name]] += float((predicted == batch.labels.flatten()[batch.labelled]).sum())
             if masked is not None:
                 self._add_losses(name, member, member(masked), masked, masks_tokens=True)
 
@@ -79,14 +92,17 @@ class HeldoutMeasures:
         Returns:
             ``<loss>_loss`` of each of its losses beside ``hidden_states``; where its states are compared, ``r2`` and
             ``last_layer_loss`` of the last mapped layer, and ``r2_layer_<student layer>``; ``loss``, the mean squared
-            error of all mapped layers if there is one, else the weighted sum of its losses.
+            error of all mapped layers if there is one, else the weighted sum of its losses; ``accuracy`` of those that
+            classify.
         """
         member = self.members[name]
         found = {
-            f"{loss}_loss": float(value / self.counts[int(LOSS_SPECIFICATIONS[loss].masks_tokens)])
-            for (owner, loss), value in zip(self.keys, self.sums, strict=True)
+            f"{loss}_loss": float(value / self.counts[int(_counts_labels(loss))])
+            for (owner, loss), value in zip(self.keys, self.sums[: len(self.keys)], strict=True)
             if owner == name
         }
+        if name in self.right:
+            found["accuracy"] = float(self.sums[self.right[name]] / self.counts[1])
         if self.variance is None or not member.pairs:
             weighted = [weight * found[f"{objective.name}_loss"] for objective, weight in member.objectives.items()]
             return {"loss": sum(weighted)} | found
@@ -98,3 +114,9 @@ class HeldoutMeasures:
         found["r2"] = self.variance.r2((name, last))
         found["last_layer_loss"] = errors[last]
         return {"loss": sum(errors) / len(errors)} | found
+
+
+def _counts_labels(loss: str) -> bool:
+    """Whether a loss is a mean over labels, and not over all real tokens."""
+    specification = LOSS_SPECIFICATIONS[loss]
+    return specification.masks_tokens or specification.needs_task_head

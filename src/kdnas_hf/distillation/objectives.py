@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..students import KDNASForMaskedLM, KDNASModel
+from ..students import KDNASForMaskedLM, KDNASForSequenceClassification, KDNASForTokenClassification, KDNASModel
 from .batch import DistillationBatch
 from .layer_mapping import LayerPair
 from .losses import (
@@ -20,10 +20,14 @@ from .losses import (
     cosine_loss,
     decoder_inputs,
     hidden_state_loss,
+    label_loss,
     logit_loss,
     masked_lm_loss,
     relation_loss,
+    soft_label_loss,
 )
+
+Student = KDNASModel | KDNASForMaskedLM | KDNASForSequenceClassification | KDNASForTokenClassification
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class StudentOutputs:
         attention_maps: Probabilities ``(batch, heads, sequence, sequence)`` of each layer, where they were asked for.
     """
 
-    model: KDNASModel | KDNASForMaskedLM
+    model: Student
     hidden_states: tuple[torch.Tensor, ...]
     predictions: list[torch.Tensor]
     attention_maps: tuple[torch.Tensor, ...] | None = None
@@ -164,8 +168,45 @@ class MaskedLMObjective(Objective):
         )
 
 
-def _encoder(model: KDNASModel | KDNASForMaskedLM) -> KDNASModel:
-    return model.kdnas if isinstance(model, KDNASForMaskedLM) else model
+class SoftLabelObjective(Objective):
+    """The student's distribution over a task's classes against the teacher's, softened, of all that is labelled."""
+
+    name = "soft_labels"
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(self, student: StudentOutputs, batch: DistillationBatch) -> torch.Tensor:
+        """See `Objective`."""
+        assert batch.task_logits is not None
+        assert batch.num_labels is not None
+        teacher = batch.task_logits.flatten(0, -2).index_select(0, batch.labelled)
+        return soft_label_loss(task_logits(student, batch), teacher, self.temperature, batch.num_labels)
+
+
+class LabelObjective(Objective):
+    """A task's labels themselves."""
+
+    name = "labels"
+
+    def __call__(self, student: StudentOutputs, batch: DistillationBatch) -> torch.Tensor:
+        """See `Objective`."""
+        assert batch.labels is not None
+        assert batch.num_labels is not None
+        return label_loss(task_logits(student, batch), batch.labels.flatten()[batch.labelled], batch.num_labels)
+
+
+def task_logits(student: StudentOutputs, batch: DistillationBatch) -> torch.Tensor:
+    """The student's logits ``(labels, classes)`` of what has a label."""
+    states = student.hidden_states[-1]
+    if isinstance(student.model, KDNASForSequenceClassification):
+        return student.model.classifier(states.index_select(0, batch.labelled))
+    assert isinstance(student.model, KDNASForTokenClassification)
+    return student.model.classifier(student.model.dropout(states.flatten(0, 1).index_select(0, batch.labelled)))
+
+
+def _encoder(model: Student) -> KDNASModel:
+    return model if isinstance(model, KDNASModel) else model.kdnas
 
 
 def _masked_decoder_inputs(
@@ -180,7 +221,7 @@ class PooledStudent(nn.Module):
     """One student of a pool with what it learns by.
 
     Args:
-        model: The student; with a masked language modeling head where a loss needs one.
+        model: The student; with the head that a loss needs.
         objectives: Its losses with their weights.
         projections: From its states to the teacher's; None where no loss compares states.
         owns_model: Whether the model was made for this pool, so that its modules may be replaced.
@@ -188,7 +229,7 @@ class PooledStudent(nn.Module):
 
     def __init__(
         self,
-        model: KDNASModel | KDNASForMaskedLM,
+        model: Student,
         objectives: Mapping[Objective, float],
         projections: HiddenStateProjections | None,
         owns_model: bool = False,

@@ -14,6 +14,8 @@ from ..students import (
     InheritedWordEmbeddings,
     KDNASConfig,
     KDNASForMaskedLM,
+    KDNASForSequenceClassification,
+    KDNASForTokenClassification,
     KDNASModel,
     add_masked_lm_head,
     create_student,
@@ -27,12 +29,16 @@ from .losses import LOSS_SPECIFICATIONS, HiddenStateProjections, common_relation
 from .objectives import (
     AttentionMapObjective,
     HiddenStateObjective,
+    LabelObjective,
     LogitObjective,
     MaskedLMObjective,
     Objective,
     PooledStudent,
     RelationObjective,
+    SoftLabelObjective,
+    Student,
 )
+from .task_head import TaskStudent, add_task_head, check_labels, task_head_of
 from .teacher import ATTENTION_INPUT, HIDDEN_STATES, Teacher
 
 logger = logging.get_logger(__name__)
@@ -73,7 +79,7 @@ class StudentPool(nn.Module):
     @classmethod
     def create(
         cls,
-        students: Mapping[str, KDNASConfig | KDNASModel],
+        students: Mapping[str, KDNASConfig | KDNASModel | TaskStudent],
         teacher: Teacher,
         args: DistillationTrainingArguments,
     ) -> StudentPool:
@@ -83,7 +89,8 @@ class StudentPool(nn.Module):
         ``args.seed`` and the configuration alone: the same in any pool and at any place in it.
 
         Raises:
-            ValueError: If a student does not fit the teacher or the layer mapping.
+            ValueError: If a student does not fit the teacher or the layer mapping, or the teacher lacks what a loss
+                needs.
         """
         members = {}
         for name, given in students.items():
@@ -97,15 +104,19 @@ class StudentPool(nn.Module):
                 embeddings = None if start == "random" else teacher.embeddings
                 student = create_student(given, embeddings, student_init=start, seed=seed)
             else:
-                student = given
+                student = given if isinstance(given, KDNASModel) else given.kdnas
             objectives = _objectives(args, pairs, config, teacher)
             projections = None
             if any(objective.target_layers for objective in objectives):
                 projections = _projections(args, pairs, student, teacher, seed + 1)
-            model: KDNASModel | KDNASForMaskedLM = student
-            if any(LOSS_SPECIFICATIONS[objective.name].needs_masked_lm_head for objective in objectives):
+            model: Student = student
+            needs_task_head = any(LOSS_SPECIFICATIONS[objective.name].needs_task_head for objective in objectives)
+            if needs_task_head:
+                model = _with_task_head(given, student, teacher, "soft_labels" in args.loss_weights, seed + 2)
+            elif any(LOSS_SPECIFICATIONS[objective.name].needs_masked_lm_head for objective in objectives):
                 model = add_masked_lm_head(student, seed=seed + 2)
-            members[name] = PooledStudent(model, objectives, projections, owns_model=isinstance(given, KDNASConfig))
+            owns_model = isinstance(given, KDNASConfig) or needs_task_head
+            members[name] = PooledStudent(model, objectives, projections, owns_model=owns_model)
         return cls(members)
 
     def items(self) -> Iterator[tuple[str, PooledStudent]]:
@@ -125,7 +136,7 @@ class StudentPool(nn.Module):
         return {name: member.student for name, member in self.items()}
 
     @property
-    def models(self) -> dict[str, KDNASModel | KDNASForMaskedLM]:
+    def models(self) -> dict[str, Student]:
         """What is saved of each member by name: the encoder, with its head if it has one."""
         return {name: member.model for name, member in self.items()}
 
@@ -146,18 +157,23 @@ class StudentPool(nn.Module):
         """Whether some loss needs text in which tokens are masked."""
         return any(LOSS_SPECIFICATIONS[name].masks_tokens for name in self.loss_names)
 
+    @property
+    def classifies(self) -> bool:
+        """Whether some loss needs a task's labels."""
+        return any(LOSS_SPECIFICATIONS[name].needs_task_head for name in self.loss_names)
+
     def train_only(self, occurring: Callable[[], torch.Tensor]) -> None:
         """Train only the word embeddings of the tokens that occur, see `OccurringWordEmbeddings`.
 
         Args:
             occurring: Called if some student trains a table of its own; gives ``(tokens,)``.
         """
-        # a head predicts every token, so that every row has a gradient
+        # a head for masked tokens predicts every token, so that every row has a gradient
         students = [
             member.student
             for _, member in self.items()
             if member.owns_model
-            and member.model is member.student
+            and not isinstance(member.model, KDNASForMaskedLM)
             and not isinstance(member.student.get_input_embeddings(), InheritedWordEmbeddings)
         ]
         if students:
@@ -210,10 +226,35 @@ def _objectives(
             objective = AttentionMapObjective(pairs)
         elif name == "logits":
             objective = LogitObjective(args.temperature, args.vocabulary_chunk)
-        else:
+        elif name == "masked_lm":
             objective = MaskedLMObjective(args.vocabulary_chunk)
+        else:
+            objective = SoftLabelObjective(args.temperature) if name == "soft_labels" else LabelObjective()
         made[objective] = weight
     return made
+
+
+def _with_task_head(
+    given: KDNASConfig | KDNASModel | TaskStudent, student: KDNASModel, teacher: Teacher, needs_teacher: bool, seed: int
+) -> TaskStudent:
+    """The student with a head for the teacher's classes: its own, if it has one, else a new one."""
+    has_head = isinstance(given, KDNASForSequenceClassification | KDNASForTokenClassification)
+    if teacher.task_model is None and (needs_teacher or not has_head):
+        raise ValueError(
+            "losses: 'soft_labels', and 'labels' of a student without a head, need a teacher that was fine-tuned on "
+            "the task; load it with load_teacher(…, task_head='sequence_classification' or 'token_classification')."
+        )
+    if isinstance(given, KDNASForSequenceClassification | KDNASForTokenClassification):
+        if teacher.task_model is not None:
+            check_labels(given, teacher.task_model.config)
+            if task_head_of(given) != task_head_of(teacher.task_model):
+                raise ValueError(
+                    f"the student is a {type(given).__name__}, the teacher a {type(teacher.task_model).__name__}; both "
+                    "must classify texts, or both tokens."
+                )
+        return given
+    assert teacher.task_model is not None
+    return add_task_head(student, teacher.task_model.config, task_head_of(teacher.task_model), seed)
 
 
 def _projections(

@@ -128,6 +128,8 @@ def _reason_against(
         return "the teacher is sharded, so that processes cannot compute different texts."
     if not features:
         return "no loss compares states that can be cached."
+    if any(LOSS_SPECIFICATIONS[name].needs_task_head for name in args.loss_weights):
+        return "the logits of a task's classes are not kept; leave out soft_labels and labels, or do without the cache."
     if any(LOSS_SPECIFICATIONS[name].masks_tokens for name in args.loss_weights):
         return "a loss masks other tokens in each epoch; leave out logits and masked_lm, or do without the cache."
     if any(LOSS_SPECIFICATIONS[name].needs_attention_maps for name in args.loss_weights):

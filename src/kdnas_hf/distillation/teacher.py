@@ -34,6 +34,7 @@ from ..data import EMBEDDED_TEACHER_NAME, embedded_teacher
 from ..students import TeacherEmbeddings
 from .attention_projections import AttentionProjections, find_attention_projections
 from .numbered_texts import TEXT_NUMBER, NumberedTexts
+from .task_head import load_task_model
 
 if TYPE_CHECKING:
     from .state_cache import TeacherStateCache
@@ -46,6 +47,7 @@ EMBEDDED = "embedded"  # what arguments call the embedded teacher
 HIDDEN_STATES = "hidden_states"
 ATTENTION_INPUT = "attention_input"
 ATTENTION_MAPS = "attention_maps"
+TASK_LOGITS = "task_logits"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Teacher:
         name: What reports and cards call it.
         dtype: What it computes in. The word embeddings that students inherit stay float32 whatever this is.
         masked_lm: The masked language model of which ``model`` is the encoder, for losses on its predictions.
+        task_model: The fine-tuned model of which ``model`` is the encoder, for losses on a task's classes.
     """
 
     def __init__(
@@ -103,9 +106,11 @@ class Teacher:
         name: str | None = None,
         dtype: torch.dtype = torch.float32,
         masked_lm: PreTrainedModel | None = None,
+        task_model: PreTrainedModel | None = None,
     ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.masked_lm = masked_lm.requires_grad_(False).eval() if masked_lm is not None else None
+        self.task_model = task_model.requires_grad_(False).eval() if task_model is not None else None
         self.tokenizer = tokenizer
         self.name = name or model.config._name_or_path
         self.sharded: nn.Module | None = None  # what to call in place of the model, see `place_teacher`
@@ -131,7 +136,9 @@ class Teacher:
     def to(self, device: torch.device | str) -> Teacher:
         """Move the teacher, and return it. One that is sharded stays where it is."""
         if not self.is_sharded:
-            (self.masked_lm or self.model).to(device)
+            for model in (self.masked_lm, self.task_model, self.model):
+                if model is not None:
+                    model.to(device)
         return self
 
     def to_dtype(self, dtype: torch.dtype) -> Teacher:
@@ -149,6 +156,8 @@ class Teacher:
         if self.masked_lm is not None:
             self.masked_lm.tie_weights()
             self.masked_lm.to(dtype)
+        if self.task_model is not None:
+            self.task_model.to(dtype)
         self.model.to(dtype)
         return self
 
@@ -181,14 +190,16 @@ class Teacher:
             attention_mask: ``(batch, sequence)``, 1 for real tokens.
             names: ``hidden_states.<layer>``, the output of a layer; ``attention_input.<layer>``, what the layer's
                 queries, keys and values are made from; ``attention_maps.<layer>``, its probabilities (see
-                `attend_eagerly`). Layers count from 1.
+                `attend_eagerly`); ``task_logits``, those of a fine-tuned teacher's classes. Layers count from 1.
 
         Returns:
-            For each name ``(batch, sequence, hidden_size)``, for attention maps ``(batch, heads, sequence, sequence)``.
+            For each name ``(batch, sequence, hidden_size)``, for attention maps ``(batch, heads, sequence, sequence)``,
+            for a task's logits ``(batch, classes)`` or ``(batch, sequence, classes)``.
             The last layer's output is the model's ``last_hidden_state``, after a final norm where the architecture has
             one.
         """
-        split = {name: (name.split(".")[0], int(name.split(".")[1])) for name in names}
+        names = list(names)
+        split = {name: (name.split(".")[0], int(name.split(".")[1])) for name in names if name != TASK_LOGITS}
         attention_inputs: dict[int, torch.Tensor] = {}
         wants_maps = any(kind == ATTENTION_MAPS for kind, _ in split.values())
 
@@ -200,9 +211,14 @@ class Teacher:
             for kind, layer in split.values()
             if kind == ATTENTION_INPUT
         ]
+        encoded: list[Any] = []
+        compute = self.model if self.sharded is None else self.sharded
+        if TASK_LOGITS in names:
+            assert self.task_model is not None
+            compute = self.task_model
+            hooks.append(self.model.register_forward_hook(lambda module, inputs, outputs: encoded.append(outputs)))
         try:
             with torch.autocast(input_ids.device.type, enabled=False):
-                compute = self.model if self.sharded is None else self.sharded
                 outputs = compute(
                     input_ids=input_ids,
                     attention_mask=attention_mask,
@@ -212,8 +228,11 @@ class Teacher:
         finally:
             for hook in hooks:
                 hook.remove()
-        hidden_states = (*outputs.hidden_states[: self.dimensions.num_layers], outputs.last_hidden_state)
         found = {}
+        if TASK_LOGITS in names:
+            found[TASK_LOGITS] = outputs.logits
+            (outputs,) = encoded  # of the encoder inside
+        hidden_states = (*outputs.hidden_states[: self.dimensions.num_layers], outputs.last_hidden_state)
         for name, (kind, layer) in split.items():
             if kind == ATTENTION_INPUT:
                 found[name] = attention_inputs[layer]
@@ -236,6 +255,7 @@ def load_teacher(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     masked_lm_head: bool = False,
+    task_head: str | None = None,
 ) -> Teacher:
     """Load any encoder from the Hub or a local path as a teacher.
 
@@ -245,6 +265,8 @@ def load_teacher(
         dtype: What the teacher computes in.
         revision: Branch, tag or commit on the Hub.
         masked_lm_head: Load its masked language modeling head as well, for the loss ``logits``.
+        task_head: Load its head for a task's classes as well, ``sequence_classification`` or ``token_classification``,
+            for the loss ``soft_labels``.
 
     Raises:
         ValueError: If the model is no bidirectional encoder, or has no fast tokenizer, or lacks the head.
@@ -265,9 +287,14 @@ def load_teacher(
     keywords: dict[str, Any] = {}
     if inspect.isclass(model_class) and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
         keywords["add_pooling_layer"] = False
+    if masked_lm_head and task_head is not None:
+        raise ValueError(f"masked_lm_head=True and task_head={task_head!r} do not go together; choose one.")
     masked_lm = _load_masked_lm(name_or_path, revision) if masked_lm_head else None
+    task_model = None if task_head is None else load_task_model(name_or_path, revision, task_head)
     model: PreTrainedModel
-    if masked_lm is not None:
+    if task_model is not None:
+        model = cast(PreTrainedModel, task_model.base_model)
+    elif masked_lm is not None:
         model = cast(PreTrainedModel, masked_lm.base_model)
     else:
         model = AutoModel.from_pretrained(name_or_path, revision=revision, dtype=torch.float32, **keywords)
@@ -282,7 +309,7 @@ def load_teacher(
             f"teacher={name_or_path!r}: the tokenizer has {len(tokenizer)} tokens, the model only "
             f"{rows} embeddings; they do not belong together."
         )
-    return Teacher(model, tokenizer, name=name, dtype=dtype, masked_lm=masked_lm)
+    return Teacher(model, tokenizer, name=name, dtype=dtype, masked_lm=masked_lm, task_model=task_model)
 
 
 def _load_masked_lm(name_or_path: str, revision: str | None) -> PreTrainedModel:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     DataCollatorForLanguageModeling,
+    DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -30,13 +31,13 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
-from ..students import KDNASConfig, KDNASModel
+from ..students import KDNASConfig, KDNASForSequenceClassification, KDNASForTokenClassification, KDNASModel
 from .arguments import DistillationTrainingArguments
 from .batch import DistillationBatch
 from .checkpoints import last_whole_checkpoint
 from .heldout import HeldoutMeasures
 from .length_grouping import LengthGroupedSampler, text_lengths
-from .losses import teacher_decoder_inputs
+from .losses import LOSS_SPECIFICATIONS, teacher_decoder_inputs
 from .muon import MuonWithAdamW
 from .numbered_texts import TEXT_NUMBER, NumberedTexts
 from .pool import StudentPool
@@ -44,7 +45,16 @@ from .sharded_teacher import in_lockstep, place_teacher
 from .state_cache import TeacherStateCache
 from .state_caching import cache_folder, cache_teacher_states
 from .streaming import StreamShare, is_stream
-from .teacher import ATTENTION_INPUT, ATTENTION_MAPS, HIDDEN_STATES, HiddenStateStatistics, Teacher, sample_batches
+from .task_head import TaskStudent
+from .teacher import (
+    ATTENTION_INPUT,
+    ATTENTION_MAPS,
+    HIDDEN_STATES,
+    TASK_LOGITS,
+    HiddenStateStatistics,
+    Teacher,
+    sample_batches,
+)
 from .token_chunks import occurring_tokens
 from .warm_start import copy_teacher_layers, fit_projections
 
@@ -110,7 +120,7 @@ class DistillationTrainer(Trainer):
 
     def __init__(
         self,
-        model: KDNASConfig | KDNASModel | StudentPool,
+        model: KDNASConfig | KDNASModel | TaskStudent | StudentPool,
         teacher: Teacher | PreTrainedModel,
         args: DistillationTrainingArguments,
         train_dataset: Dataset | datasets.Dataset | None = None,
@@ -126,10 +136,16 @@ class DistillationTrainer(Trainer):
             if processing_class is None:
                 raise ValueError("a bare teacher model needs processing_class=<its tokenizer>.")
             teacher = Teacher(teacher, processing_class)
-        if isinstance(model, PreTrainedModel) and not isinstance(model, KDNASModel):
+        has_task_head = isinstance(model, KDNASForSequenceClassification | KDNASForTokenClassification)
+        labelled = [name for name in args.loss_weights if LOSS_SPECIFICATIONS[name].needs_task_head]
+        if (
+            isinstance(model, PreTrainedModel)
+            and not isinstance(model, KDNASModel)
+            and not (has_task_head and labelled)
+        ):
             raise ValueError(
                 f"model is a {type(model).__name__}; hidden-state distillation takes the encoder (KDNASModel), "
-                "a KDNASConfig or a StudentPool."
+                "a KDNASConfig or a StudentPool; with the losses soft_labels or labels also a student with a head."
             )
         if args.teacher_in_bf16:
             teacher.to_dtype(torch.bfloat16)
@@ -149,9 +165,17 @@ class DistillationTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)
         processing_class = processing_class or teacher.tokenizer
         self._check_losses(pool, args)
+        for name, dataset in (("train", train_dataset), ("eval", eval_dataset)):
+            columns = getattr(dataset, "column_names", None)
+            if pool.classifies and isinstance(columns, list) and "labels" not in columns:
+                raise ValueError(
+                    f"{name}_dataset has no column 'labels', which {labelled[0]!r} needs; it has {columns}."
+                )
         _check_states("train", train_states, train_dataset, pool)
         _check_states("eval", eval_states, eval_dataset, pool)
-        kwargs.setdefault("data_collator", DataCollatorWithPadding(processing_class))
+        tags = any(isinstance(student, KDNASForTokenClassification) for student in pool.models.values())
+        collate = DataCollatorForTokenClassification if tags else DataCollatorWithPadding
+        kwargs.setdefault("data_collator", collate(processing_class))
         self.masking = None
         if pool.masks_tokens:
             self.masking = DataCollatorForLanguageModeling(processing_class, mlm_probability=args.mlm_probability)
@@ -245,6 +269,8 @@ class DistillationTrainer(Trainer):
                 "student_init='teacher' copies the teacher's layers, which shard_teacher takes apart; choose "
                 "'embeddings'."
             )
+        if sharded and pool.classifies:
+            raise ValueError("losses: a task's losses need the teacher whole on each device, not shard_teacher.")
         if sharded and not (pool.features or pool.attention_layers):
             raise ValueError("losses: nothing is learnt from the teacher; launch without shard_teacher.")
         whole = [name for name in ("relations", "logits") if name in pool.loss_names]
@@ -323,6 +349,7 @@ class DistillationTrainer(Trainer):
                 batch.relations[layer] = projections(attention_input.view(*mask.shape, -1))
         for layer in self.pool.attention_layers if states_wanted else ():
             batch.attention_maps[layer] = features[f"{ATTENTION_MAPS}.{layer}"]
+        batch.task_logits = features.get(TASK_LOGITS)
         if "logits" in self.pool.loss_names and batch.labels is not None:
             assert self.teacher.masked_lm is not None
             last = features[f"{HIDDEN_STATES}.{self.teacher.dimensions.num_layers}.padded"]
@@ -348,14 +375,15 @@ class DistillationTrainer(Trainer):
             return {name: found[name].to(batch.input_ids.device, non_blocking=True) for name in names}
         maps = [f"{ATTENTION_MAPS}.{layer}" for layer in self.pool.attention_layers] if states_wanted else []
         predicts = "logits" in self.pool.loss_names and batch.labels is not None
+        classes = [TASK_LOGITS] if "soft_labels" in self.pool.loss_names and batch.labels is not None else []
         last = [f"{HIDDEN_STATES}.{self.teacher.dimensions.num_layers}"] if predicts else []
-        if not (names or maps or last):
+        if not (names or maps or last or classes):
             return {}
         features = self.teacher.features(
-            batch.input_ids, batch.attention_mask, list(dict.fromkeys([*names, *maps, *last]))
+            batch.input_ids, batch.attention_mask, list(dict.fromkeys([*names, *maps, *last, *classes]))
         )
         found = {name: features[name].flatten(0, 1).index_select(0, batch.real_tokens) for name in names}
-        found |= {name: features[name] for name in maps}
+        found |= {name: features[name] for name in (*maps, *classes)}
         return found | {f"{name}.padded": features[name] for name in last}
 
     def compute_loss(
@@ -592,7 +620,8 @@ class DistillationTrainer(Trainer):
             return self._stream(dataset, self.args.eval_batch_size, endless=False)
         if dataset is None or not has_length(dataset):
             return super().get_eval_dataloader(eval_dataset)
-        rows = [{"input_ids": row["input_ids"]} for row in cast(Iterable[Mapping[str, Any]], dataset)]
+        columns = ["input_ids", "labels"] if self.pool.classifies else ["input_ids"]
+        rows = [{name: row[name] for name in columns} for row in cast(Iterable[Mapping[str, Any]], dataset)]
         if self.eval_states is not None and dataset is self.eval_dataset:
             rows = [row | {TEXT_NUMBER: number} for number, row in enumerate(rows)]
         rows.sort(key=lambda row: len(row["input_ids"]))
@@ -623,7 +652,8 @@ class DistillationTrainer(Trainer):
         for number, loaded in enumerate(in_lockstep(dataloader, self.teacher, self.accelerator)):
             inputs = self._prepare_inputs(dict(loaded))
             samples += inputs["input_ids"].shape[0]
-            batch = self._batch(inputs, self.eval_states if TEXT_NUMBER in inputs else None, one)
+            states = self.eval_states if TEXT_NUMBER in inputs else None
+            batch = self._batch(inputs, states, one, one if pool.classifies else None)
             masked = None
             if self.masking is not None:  # states are compared on whole texts, predictions on masked ones
                 place = (self.args.process_index, number)
@@ -747,8 +777,10 @@ def _check_states(name: str, states: TeacherStateCache | None, texts: Any, pool:
     """Refuse states that were given and are not those of the texts."""
     if states is None:
         return
-    if pool.masks_tokens or pool.attention_layers:
-        raise ValueError(f"{name}_states hold no attention maps, and nothing of masked tokens; leave them out.")
+    if pool.masks_tokens or pool.classifies or pool.attention_layers:
+        raise ValueError(
+            f"{name}_states hold no attention maps, and nothing of masked tokens or a task's classes; leave them out."
+        )
     if texts is None or not has_length(texts) or states.lengths.tolist() != list(text_lengths(texts)):
         raise ValueError(f"{name}_states are those of other texts than {name}_dataset.")
     missing = [feature for feature in pool.features if feature not in states.features]

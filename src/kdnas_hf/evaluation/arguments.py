@@ -4,6 +4,8 @@
 
 from dataclasses import dataclass, field
 
+from ..distillation.losses import parse_losses
+from .results import BASELINE, STUDENT, TASK_KD, TEACHER
 from .task import Task
 
 BASELINES = ("random", "none")
@@ -146,6 +148,15 @@ class EvaluationArguments(FineTuningArguments, TaskDataArguments):
         default_factory=lambda: [0, 1, 2],
         metadata={"help": "Each model is fine-tuned once for each: heads, order of the data and dropout differ."},
     )
+    task_distillation: bool = field(
+        default=False,
+        metadata={"help": "Also distil each fine-tuned teacher into the student on the task's data (student+task-KD)."},
+    )
+    task_losses: list[str] = field(
+        default_factory=lambda: ["soft_labels:1.0", "hidden_states:1.0"],
+        metadata={"help": "Losses of the distillation on the task's data, with their weights."},
+    )
+    task_temperature: float = field(default=2.0, metadata={"help": "Softens the distributions of soft_labels."})
     probe: bool = field(
         default=True, metadata={"help": "Also measure what needs no labels: R², nearest neighbours, retrieval."}
     )
@@ -175,14 +186,19 @@ class EvaluationArguments(FineTuningArguments, TaskDataArguments):
         for name in ("latency_sequence_length", "latency_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        parse_losses(self.task_losses)
+        if self.task_temperature <= 0:
+            raise ValueError(f"task_temperature={self.task_temperature} must be positive.")
         _ = self.models
 
     @property
     def models(self) -> dict[str, str]:
         """What is compared, by name: teacher, student, baseline if there is one, further checkpoints."""
-        models = {"teacher": self.teacher, "student": self.student}
+        models = {TEACHER: self.teacher, STUDENT: self.student}
+        if self.task_distillation:
+            models[TASK_KD] = self.student
         if self.baseline != "none":
-            models["no-KD"] = self.baseline
+            models[BASELINE] = self.baseline
         for given in self.checkpoints:
             name, equals, path = given.partition("=")
             if not (equals and name and path):

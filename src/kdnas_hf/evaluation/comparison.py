@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,12 +21,13 @@ from ..json_lines import JsonLines
 from ..latency import LatencyBenchmark
 from ..run_directory import check_writable, settle_configuration
 from .arguments import EvaluationArguments
-from .finetuning import RANDOM, ModelSource, fine_tune, score_languages
+from .finetuning import RANDOM, FineTuned, ModelSource, fine_tune, score_languages
 from .metrics import METRICS
 from .probes import probe_models, probe_texts
 from .report import write_report
 from .results import (
     STUDENT,
+    TASK_KD,
     TEACHER,
     EvaluationResults,
     FineTuningRecord,
@@ -34,13 +37,15 @@ from .results import (
 )
 from .task import SEQUENCE_CLASSIFICATION, Task
 from .task_data import TaskData, load_task_data
+from .task_distillation import distil_on_task, load_tuned, save_tuned
 
 logger = logging.get_logger(__name__)
 
 LEDGER_FILE = "finetunings.jsonl"
+TUNED_TEACHERS = "tuned_teachers"
 MEASUREMENTS_FILE = "measurements.json"
 # they add to what was measured, or change nothing of it
-NEUTRAL = ("tasks", "seeds", "checkpoints", "cpu_threads", "output_dir", "probe", "update_card")
+NEUTRAL = ("tasks", "task_distillation", "seeds", "checkpoints", "cpu_threads", "output_dir", "probe", "update_card")
 PACKAGES = ("kdnas-hf", "torch", "transformers", "datasets", "evaluate", "seqeval")
 
 
@@ -90,6 +95,7 @@ class Comparison:
             for data in self.tasks:
                 for name in self.sources:
                     self._run_model(data, name, records, progress)
+        shutil.rmtree(self.folder / TUNED_TEACHERS, ignore_errors=True)
         results = self._results(records, measurements)
         results.save(self.folder)
         write_report(results, self.folder)
@@ -112,7 +118,7 @@ class Comparison:
         done = _of(records, data.task.name, name, seed=seed, rates=[learning_rate])
         if any(set(data.test) <= set(record.scores) for record in done):
             return
-        tuned = fine_tune(self.sources[name], data, self.args, seed, learning_rate)
+        tuned = self._tune(data, name, seed, learning_rate, records)
         started = time.monotonic()
         scores, truncated = score_languages(tuned.trainer, tuned.tokenizer, data, self.args.max_length)
         record = FineTuningRecord(
@@ -138,6 +144,30 @@ class Comparison:
             f"{tuned.seconds:.0f} s for {len(tuned.validation_scores)} epochs"
         )
 
+    def _tune(
+        self, data: TaskData, name: str, seed: int, learning_rate: float, records: list[FineTuningRecord]
+    ) -> FineTuned:
+        """Fine-tune a model, or distil the fine-tuned teacher of the same seed into it."""
+        source = self.sources[name]
+        if name != TASK_KD:
+            tuned = fine_tune(source, data, self.args, seed, learning_rate)
+            if name == TEACHER and self.args.task_distillation:
+                save_tuned(tuned, self._tuned_teacher(data, seed, learning_rate))
+            return tuned
+        first = self.args.seeds[0]
+        tried = _of(records, data.task.name, TEACHER, rates=self.args.learning_rates, seed=first)
+        rate = best_learning_rate(tried)
+        path = self._tuned_teacher(data, seed, rate)
+        if not path.is_file():  # it was fine-tuned before a distillation was asked for
+            save_tuned(fine_tune(self.sources[TEACHER], data, self.args, seed, rate), path)
+        with tempfile.TemporaryDirectory() as folder:
+            teacher = load_tuned(self.sources[TEACHER], data, self.args, path, folder)
+            return distil_on_task(source, teacher, data, self.args, seed, learning_rate)
+
+    def _tuned_teacher(self, data: TaskData, seed: int, learning_rate: float) -> Path:
+        name = f"{data.task.name}-{self.fingerprints[TEACHER]}-{learning_rate:g}-{seed}.safetensors"
+        return self.folder / TUNED_TEACHERS / name
+
     def _measure(self) -> dict[str, Any]:
         """Latency and probes, of the models whose weights they have not been measured of."""
         path = self.folder / MEASUREMENTS_FILE
@@ -147,7 +177,9 @@ class Comparison:
             if before.get("key") == key:
                 return before
         # one model of each shape: the baseline's is the student's
-        shapes = {name: source for name, source in self.sources.items() if not source.random_weights}
+        shapes = {
+            name: source for name, source in self.sources.items() if not source.random_weights and name != TASK_KD
+        }
         logger.info(f"measuring the latency of {', '.join(shapes)}")
         benchmark = LatencyBenchmark(
             sequence_length=self.args.latency_sequence_length, threads=self.args.latency_threads
@@ -158,12 +190,13 @@ class Comparison:
             for name, measured in report.measurements.items()
         }
         for name, source in self.sources.items():
-            if source.random_weights and STUDENT in latency:
+            if source.random_weights or name == TASK_KD:
                 latency[name] = latency[STUDENT]
         probes = {}
         if self.args.probe:
             logger.info("probing the models without labels")
-            found = probe_models(self.sources, self.sources[TEACHER], probe_texts(self.tasks), self.args.max_length)
+            probed = {name: source for name, source in self.sources.items() if name != TASK_KD}
+            found = probe_models(probed, self.sources[TEACHER], probe_texts(self.tasks), self.args.max_length)
             probes = {name: asdict(result) for name, result in found.items()}
         measured = {"key": key, "latency": latency, "latency_method": report.describe_method(), "probes": probes}
         path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
@@ -226,7 +227,6 @@ def fine_tune(
             f"({model.config.max_position_embeddings} positions)."
         )
     train = encode_examples(data.train.examples, tokenizer, args.max_length)
-    validation = encode_examples(data.validation.examples, tokenizer, args.max_length)
     base = cast(PreTrainedModel, model.base_model)
     if source.random_weights or args.train_word_embeddings:
         if args.weight_decay == 0:  # then it is exact: the other rows would not move
@@ -235,24 +235,12 @@ def fine_tune(
     else:
         base.get_input_embeddings().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
-        training_args = training_arguments(folder, args, seed, learning_rate, len(train.dataset))
+        trainer = scoring_trainer(model, tokenizer, data, args, folder, seed, learning_rate, train.dataset)
         keep_best = KeepBestCallback(args.patience)
-        trainer = LengthGroupingTrainer(
-            model=model,
-            args=training_args,
-            train_dataset=train.dataset,
-            eval_dataset=validation.dataset,
-            data_collator=task_collator(data.task, tokenizer),
-            compute_metrics=ScoreOnValidation(data, validation),
-            preprocess_logits_for_metrics=best_labels,
-            callbacks=[keep_best],
-        )
-        for printing in (ProgressCallback, PrinterCallback):
-            trainer.remove_callback(printing)
-        trainer.add_callback(TrainingBarCallback)
+        trainer.add_callback(keep_best)
         # torch's fused attention takes several times as long in its backward pass in bf16 on a CPU
         attention = model.config._attn_implementation
-        slow = training_args.bf16 and training_args.device.type == "cpu"
+        slow = trainer.args.bf16 and trainer.args.device.type == "cpu"
         if slow:
             model.set_attn_implementation("eager")
         started = time.monotonic()
@@ -262,6 +250,44 @@ def fine_tune(
             model.set_attn_implementation(attention)
     keep_best.restore(model)
     return FineTuned(model, tokenizer, trainer, keep_best.scores, seconds)
+
+
+def scoring_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    args: FineTuningArguments,
+    folder: str,
+    seed: int = 0,
+    learning_rate: float | None = None,
+    train_dataset: Dataset | None = None,
+) -> LengthGroupingTrainer:
+    """A `Trainer` that scores a model on the validation set as ``eval_score``, and trains it if there is text to.
+
+    Args:
+        model: With a head for the task.
+        tokenizer: Its tokenizer.
+        data: The task's data.
+        args: The budget.
+        folder: Where the trainer may write.
+        seed: Of dropout and of the order of the data.
+        learning_rate: One of ``args.learning_rates``, by default the first.
+        train_dataset: Encoded training examples.
+    """
+    validation = encode_examples(data.validation.examples, tokenizer, args.max_length)
+    trainer = LengthGroupingTrainer(
+        model=model,
+        args=training_arguments(folder, args, seed, learning_rate, 0 if train_dataset is None else len(train_dataset)),
+        train_dataset=train_dataset,
+        eval_dataset=validation.dataset,
+        data_collator=task_collator(data.task, tokenizer),
+        compute_metrics=ScoreOnValidation(data, validation),
+        preprocess_logits_for_metrics=best_labels,
+    )
+    for printing in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printing)
+    trainer.add_callback(TrainingBarCallback)
+    return trainer
 
 
 def score_languages(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .results import BASELINE, STUDENT, TEACHER, EvaluationResults, Spread, TaskScores
+from .results import BASELINE, STUDENT, TASK_KD, TEACHER, EvaluationResults, Spread, TaskScores
 
 REPORT_FILE = "results.md"
 PLOT_FILE = "scores.png"
@@ -111,6 +111,11 @@ def method(results: EvaluationResults) -> str:
     else:
         lines.append(f"- Learning rate: {rates[0]:g} for all models.")
     lines.append("- Retention is the score in percent of the teacher's.")
+    if asked["task_distillation"]:
+        lines.append(
+            f"- {TASK_KD}: the teacher, fine-tuned with the same seed, is distilled into the student on the training "
+            f"data ({' '.join(asked['task_losses'])}, temperature {asked['task_temperature']:g})."
+        )
     if BASELINE in {name for task in results.tasks.values() for name in task.models}:
         start = "at random" if asked["baseline"] == "random" else "from a checkpoint that was trained without a teacher"
         lines.append(f"- {BASELINE}: the student's shape, started {start}.")

@@ -15,6 +15,7 @@ CSV_FILE = "scores.csv"
 TEACHER = "teacher"
 STUDENT = "student"
 BASELINE = "no-KD"
+TASK_KD = "student+task-KD"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from .hidden_states import PROJECTIONS, ExplainedVariance, HiddenStateProjection
 from .masked_lm import DecoderInputs, decoder_inputs, logit_loss, masked_lm_loss, teacher_decoder_inputs
 from .relations import common_relation_heads, relation_loss
 from .specification import LOSS_SPECIFICATIONS, LOSSES, LossSpecification, parse_losses
+from .task_labels import label_loss, soft_label_loss
 
 __all__ = [
     "LOSSES",
@@ -19,9 +20,11 @@ __all__ = [
     "cosine_loss",
     "decoder_inputs",
     "hidden_state_loss",
+    "label_loss",
     "logit_loss",
     "masked_lm_loss",
     "parse_losses",
     "relation_loss",
+    "soft_label_loss",
     "teacher_decoder_inputs",
 ]

@@ -19,6 +19,7 @@ class LossSpecification:
         needs_attention_maps: Attention probabilities, which only the eager implementation gives.
         needs_masked_lm_head: Heads that predict tokens, of the student and of whatever else the loss compares it with.
         masks_tokens: Whether tokens of the input are masked, and only these positions count.
+        needs_task_head: Heads that classify texts or tokens, and texts with labels; only what is labelled counts.
     """
 
     description: str
@@ -27,6 +28,7 @@ class LossSpecification:
     needs_attention_maps: bool = False
     needs_masked_lm_head: bool = False
     masks_tokens: bool = False
+    needs_task_head: bool = False
 
 
 LOSS_SPECIFICATIONS: dict[str, LossSpecification] = {
@@ -49,6 +51,10 @@ LOSS_SPECIFICATIONS: dict[str, LossSpecification] = {
     "masked_lm": LossSpecification(
         "cross-entropy of masked tokens, without the teacher", needs_masked_lm_head=True, masks_tokens=True
     ),
+    "soft_labels": LossSpecification(
+        "KL divergence between softened predictions of a task's classes", needs_task_head=True
+    ),
+    "labels": LossSpecification("cross-entropy of a task's labels, without the teacher", needs_task_head=True),
 }
 LOSSES = tuple(LOSS_SPECIFICATIONS)
 
@@ -64,7 +70,8 @@ def parse_losses(values: Sequence[str] | str) -> dict[str, float]:
         Weights by name, in the order given.
 
     Raises:
-        ValueError: If there is none, one is unknown or named twice, or a weight is no positive finite number.
+        ValueError: If there is none, one is unknown or named twice, two do not go together, or a weight is no positive
+            finite number.
     """
     weights: dict[str, float] = {}
     for item in _items(values):
@@ -78,6 +85,12 @@ def parse_losses(values: Sequence[str] | str) -> dict[str, float]:
         weights[name] = _weight(item, weight) if colon else 1.0
     if not weights:
         raise ValueError(f"losses={values!r} names no loss; choose from {', '.join(LOSSES)}.")
+    masked = [name for name in weights if LOSS_SPECIFICATIONS[name].masks_tokens]
+    labelled = [name for name in weights if LOSS_SPECIFICATIONS[name].needs_task_head]
+    if masked and labelled:
+        raise ValueError(
+            f"losses: {masked[0]!r} masks tokens, whose text {labelled[0]!r} must read whole; leave one of them out."
+        )
     return weights
 
 

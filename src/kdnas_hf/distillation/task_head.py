@@ -1,0 +1,116 @@
+"""Heads for a task's classes: the fine-tuned teacher's, and one like it on a student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from ..students import KDNASForSequenceClassification, KDNASForTokenClassification, KDNASModel
+
+SEQUENCE_CLASSIFICATION = "sequence_classification"
+TOKEN_CLASSIFICATION = "token_classification"
+TASK_HEADS: dict[str, Any] = {
+    SEQUENCE_CLASSIFICATION: AutoModelForSequenceClassification,
+    TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
+}
+_ARCHITECTURES = {SEQUENCE_CLASSIFICATION: "ForSequenceClassification", TOKEN_CLASSIFICATION: "ForTokenClassification"}
+
+TaskStudent = KDNASForSequenceClassification | KDNASForTokenClassification
+
+
+def load_task_model(name_or_path: str, revision: str | None, task_head: str) -> PreTrainedModel:
+    """Load an encoder that was fine-tuned on a task, with its head.
+
+    Raises:
+        ValueError: If the kind of head is unknown, or the checkpoint has none of it.
+    """
+    if task_head not in TASK_HEADS:
+        raise ValueError(f"task_head={task_head!r} is unknown; choose from {', '.join(TASK_HEADS)}.")
+    try:
+        model, info = TASK_HEADS[task_head].from_pretrained(
+            name_or_path, revision=revision, dtype=torch.float32, output_loading_info=True
+        )
+        missing = sorted(info["missing_keys"])
+    except (OSError, ValueError) as error:
+        missing = [str(error)]
+    if missing:
+        raise ValueError(
+            f"teacher={name_or_path!r} has no head for {task_head} ({missing[0]}); fine-tune it on the task first, as "
+            "recipes/finetune.py does."
+        )
+    return model
+
+
+def task_head_of(model: PreTrainedModel) -> str:
+    """Which kind of head a task model has.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    for kind, ending in _ARCHITECTURES.items():
+        if type(model).__name__.endswith(ending):
+            return kind
+    raise ValueError(
+        f"task_model is a {type(model).__name__}; give a {' or '.join('…' + e for e in _ARCHITECTURES.values())}."
+    )
+
+
+def add_task_head(student: KDNASModel, teacher_config: PretrainedConfig, kind: str, seed: int = 0) -> TaskStudent:
+    """Put a head for the teacher's classes on a student, which becomes a part of the result.
+
+    Args:
+        student: The encoder.
+        teacher_config: Of the fine-tuned teacher: its labels become the student's.
+        kind: One of `TASK_HEADS`.
+        seed: Decides the head's initial values. The global random state is left as it is.
+    """
+    config = student.config
+    labels = _labels(teacher_config)
+    config.num_labels = len(labels)
+    config.id2label = labels
+    config.label2id = {label: number for number, label in labels.items()}
+    config.problem_type = "single_label_classification"
+    head_class = KDNASForSequenceClassification if kind == SEQUENCE_CLASSIFICATION else KDNASForTokenClassification
+    with torch.device("meta"):
+        model = head_class(config)
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        head: Any = model.classifier.to_empty(device="cpu")
+        for module in head.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.data.normal_(std=config.initializer_range)
+                module.bias.data.zero_()
+    model.kdnas = student
+    return model
+
+
+def check_labels(student: TaskStudent, teacher_config: PretrainedConfig) -> None:
+    """Refuse a student whose classes are not the teacher's.
+
+    Raises:
+        ValueError: If they differ, with the first that does.
+    """
+    own, others = _labels(student.config), _labels(teacher_config)
+    if own == others:
+        return
+    if len(own) != len(others):
+        raise ValueError(
+            f"the student has {len(own)} labels, the teacher {len(others)}; load it with num_labels={len(others)}."
+        )
+    number = next(number for number in others if own.get(number) != others[number])
+    raise ValueError(
+        f"label {number} is {own.get(number)!r} of the student and {others[number]!r} of the teacher; load the student "
+        "with the teacher's id2label and label2id."
+    )
+
+
+def _labels(config: PretrainedConfig) -> dict[int, str]:
+    named: Any = config.id2label or {}
+    return {int(number): str(label) for number, label in named.items()}
