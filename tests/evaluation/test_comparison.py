@@ -14,7 +14,7 @@ from kdnas_hf.evaluation.results import Spread, TaskScores, best_learning_rate, 
 
 def record(model, seed, scores, rate=1e-3, validation=(0.5,)):
     values = {language: {"accuracy": score} for language, score in scores.items()}
-    return FineTuningRecord("t", model, model, "f", seed, rate, list(validation), values, {}, 1.0, 1.0)
+    return FineTuningRecord("t", model, model, "f", "d", seed, rate, list(validation), values, {}, 1.0, 1.0)
 
 
 def test_scores_are_added_up_by_language_and_over_seeds():
@@ -116,17 +116,26 @@ def test_an_interrupted_evaluation_does_only_what_is_missing(arguments, tmp_path
     assert sorted(results.tasks["topic"].models) == ["again", "student", "teacher"]
 
 
-def test_scores_of_other_weights_are_not_kept(arguments, tmp_path, tokenizer):
-    Comparison(arguments(baseline="none", seeds=[0], learning_rates=[1e-2], probe=False)).run()
+def test_scores_of_other_weights_or_data_do_not_count(arguments, tmp_path, tokenizer):
     ledger = tmp_path / "evaluation" / "finetunings.jsonl"
-    before = [FineTuningRecord.from_json(line) for line in ledger.read_text().splitlines()]
+
+    def evaluated():
+        results = Comparison(arguments(baseline="none", seeds=[0], learning_rates=[1e-2], probe=False)).run()
+        lines = [FineTuningRecord.from_json(line) for line in ledger.read_text().splitlines()]
+        return results.tasks["topic"].models, [record.model for record in lines]
+
+    before, done = evaluated()
+    assert done == ["teacher", "student"]
     save_tiny_student(tmp_path / "student", tokenizer, intermediate_size=48)
-    Comparison(arguments(baseline="none", seeds=[0], learning_rates=[1e-2], probe=False)).run()
-    after = [FineTuningRecord.from_json(line) for line in ledger.read_text().splitlines()]
-    assert [r for r in after if r.model == "teacher"] == [r for r in before if r.model == "teacher"]
-    assert [r.fingerprint for r in after if r.model == "student"] != [
-        r.fingerprint for r in before if r.model == "student"
-    ]
+    after, done = evaluated()
+    # nothing that was measured is removed, and the teacher is not fine-tuned again
+    assert done == ["teacher", "student", "student"]
+    assert after["teacher"] == before["teacher"]
+    assert after["student"].average.seeds.keys() == {0}
+    write_topics(tmp_path / "data", languages=("de", "sw", "fr"))
+    more, done = evaluated()
+    assert done == ["teacher", "student", "student", "teacher", "student"]
+    assert sorted(more["student"].languages) == ["de", "en", "fr", "sw"]
 
 
 def test_another_budget_in_the_same_directory_is_refused(arguments):

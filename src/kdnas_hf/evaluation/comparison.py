@@ -53,8 +53,8 @@ class Comparison:
     """Fine-tunes every model on every task with every seed, and adds up the scores.
 
     Each fine-tuning is on the disk the moment it is done (``finetunings.jsonl``); started again with the same
-    arguments, or with more tasks, seeds or checkpoints, only what is missing is done. Scores of weights that have
-    changed since are measured anew.
+    arguments, or with more tasks, seeds or checkpoints, only what is missing is done. Scores of weights or data that
+    have changed since do not count and are measured anew.
 
     Args:
         args: What is compared.
@@ -88,8 +88,14 @@ class Comparison:
         configuration = {name: value for name, value in asdict(self.args).items() if name not in NEUTRAL}
         settle_configuration(self.folder, configuration)
         measurements = self._measure()
-        records = [record for record in self.ledger.read() if self.fingerprints.get(record.model) == record.fingerprint]
-        self.ledger.set_to(records)  # a torn last line, and scores of weights that are gone
+        known = self.ledger.read()
+        self.ledger.set_to(known)  # without a torn last line
+        texts = {data.task.name: data.fingerprint() for data in self.tasks}
+        records = [
+            record
+            for record in known
+            if self.fingerprints.get(record.model) == record.fingerprint and texts.get(record.task) == record.data
+        ]
         runs = len(self.tasks) * len(self.sources) * (len(self.args.seeds) + len(self.args.learning_rates) - 1)
         with tqdm(total=runs, desc="Fine-tuning", unit="run") as progress:
             for data in self.tasks:
@@ -126,6 +132,7 @@ class Comparison:
             model=name,
             source=self.sources[name].path,
             fingerprint=self.fingerprints[name],
+            data=data.fingerprint(),
             seed=seed,
             learning_rate=learning_rate,
             validation_scores=tuned.validation_scores,

@@ -27,6 +27,7 @@ class FineTuningRecord:
         model: What the model is called in this evaluation.
         source: Hub id or path that it started from.
         fingerprint: Of its weights: scores of other weights are not those of this model.
+        data: Fingerprint of the task's data.
         seed: Of the head, of dropout and of the order of the data.
         learning_rate: The learning rate.
         validation_scores: Primary metric on the validation set after each pass over the training data.
@@ -40,6 +41,7 @@ class FineTuningRecord:
     model: str
     source: str
     fingerprint: str
+    data: str
     seed: int
     learning_rate: float
     validation_scores: list[float]

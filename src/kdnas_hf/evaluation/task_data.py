@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections import Counter, defaultdict
@@ -61,6 +62,14 @@ class TaskData:
             if missing:
                 absent[language] = missing
         return absent
+
+    def fingerprint(self) -> str:
+        """What tells these data from others: a hash of all examples, the labels and the metric."""
+        parts = [self.train, self.validation, *(self.test[language] for language in sorted(self.test))]
+        digest = hashlib.sha256(repr((self.task.metric, self.labels, sorted(self.test))).encode())
+        for part in parts:
+            digest.update(repr([(e.text, e.text_pair, e.label) for e in part.examples]).encode())
+        return digest.hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
         """Where every part came from, its size, and what was left out of it."""
