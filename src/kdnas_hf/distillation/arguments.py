@@ -134,7 +134,8 @@ class DistillationTrainingArguments(TrainingArguments):
         default="auto",
         metadata={
             "help": "Compute the teacher's states once and keep them on disk: true, false, or auto: where a text is "
-            "read more than once and they fit in cache_max_gb."
+            "read more than once and they fit in cache_max_gb. Not with attention_maps, logits, masked_lm, soft_labels "
+            "and labels."
         },
     )
     cache_max_gb: float = field(

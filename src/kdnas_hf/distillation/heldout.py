@@ -36,11 +36,7 @@ class HeldoutMeasures:
             if objective.name != "hidden_states"
         ]
         # right answers of those that classify, behind the losses
-        classifying = [
-            name
-            for name, member in self.members.items()
-            if any(LOSS_SPECIFICATIONS[objective.name].needs_task_head for objective in member.objectives)
-        ]
+        classifying = [name for name, member in self.members.items() if member.classifies]
         self.right = {name: len(self.keys) + number for number, name in enumerate(classifying)}
         self.sums = torch.zeros(len(self.keys) + len(self.right), dtype=torch.float64)
         # real tokens, and what has a label: masked tokens, or a task's texts or tokens

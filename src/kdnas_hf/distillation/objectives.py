@@ -248,6 +248,11 @@ class PooledStudent(nn.Module):
         """The encoder."""
         return _encoder(self.model)
 
+    @property
+    def classifies(self) -> bool:
+        """Whether it has a head for a task's classes."""
+        return isinstance(self.model, KDNASForSequenceClassification | KDNASForTokenClassification)
+
     def forward(self, batch: DistillationBatch) -> StudentOutputs:
         """Read a batch."""
         maps = any(objective.attention_layers for objective in self.objectives)

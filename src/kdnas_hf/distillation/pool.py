@@ -38,7 +38,7 @@ from .objectives import (
     SoftLabelObjective,
     Student,
 )
-from .task_head import TaskStudent, add_task_head, check_labels, task_head_of
+from .task_head import TaskStudent, add_task_head, check_classes, check_labels, task_head_of
 from .teacher import ATTENTION_INPUT, HIDDEN_STATES, Teacher
 
 logger = logging.get_logger(__name__)
@@ -94,6 +94,7 @@ class StudentPool(nn.Module):
         """
         members = {}
         for name, given in students.items():
+            _check_given(given, args)
             config = given if isinstance(given, KDNASConfig) else given.config
             seed = _seed_of(config, args.seed)
             pairs = resolve_layer_mapping(args.layer_mapping, config.num_hidden_layers, teacher.dimensions.num_layers)
@@ -115,8 +116,7 @@ class StudentPool(nn.Module):
                 model = _with_task_head(given, student, teacher, "soft_labels" in args.loss_weights, seed + 2)
             elif any(LOSS_SPECIFICATIONS[objective.name].needs_masked_lm_head for objective in objectives):
                 model = add_masked_lm_head(student, seed=seed + 2)
-            owns_model = isinstance(given, KDNASConfig) or needs_task_head
-            members[name] = PooledStudent(model, objectives, projections, owns_model=owns_model)
+            members[name] = PooledStudent(model, objectives, projections, owns_model=isinstance(given, KDNASConfig))
         return cls(members)
 
     def items(self) -> Iterator[tuple[str, PooledStudent]]:
@@ -165,6 +165,9 @@ class StudentPool(nn.Module):
     def train_only(self, occurring: Callable[[], torch.Tensor]) -> None:
         """Train only the word embeddings of the tokens that occur, see `OccurringWordEmbeddings`.
 
+        Of students that were made for this pool, and of those that classify: the latter are mostly given, with the
+        whole table of an earlier distillation.
+
         Args:
             occurring: Called if some student trains a table of its own; gives ``(tokens,)``.
         """
@@ -172,7 +175,7 @@ class StudentPool(nn.Module):
         students = [
             member.student
             for _, member in self.items()
-            if member.owns_model
+            if (member.owns_model or member.classifies)
             and not isinstance(member.model, KDNASForMaskedLM)
             and not isinstance(member.student.get_input_embeddings(), InheritedWordEmbeddings)
         ]
@@ -206,6 +209,18 @@ class StudentPool(nn.Module):
         """Trade computation for memory in every student (transformers 4)."""
         for student in self.students.values():
             student.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
+
+def _check_given(given: Any, args: DistillationTrainingArguments) -> None:
+    """Refuse a student with a head that no loss trains."""
+    if isinstance(given, KDNASConfig | KDNASModel):
+        return
+    has_task_head = isinstance(given, KDNASForSequenceClassification | KDNASForTokenClassification)
+    if not (has_task_head and any(LOSS_SPECIFICATIONS[name].needs_task_head for name in args.loss_weights)):
+        raise ValueError(
+            f"model is a {type(given).__name__}; hidden-state distillation takes the encoder (KDNASModel), "
+            "a KDNASConfig or a StudentPool; with the losses soft_labels or labels also a student with a head."
+        )
 
 
 def _objectives(
@@ -244,7 +259,10 @@ def _with_task_head(
             "losses: 'soft_labels', and 'labels' of a student without a head, need a teacher that was fine-tuned on "
             "the task; load it with load_teacher(…, task_head='sequence_classification' or 'token_classification')."
         )
+    if teacher.task_model is not None:
+        check_classes(teacher.task_model.config, "the teacher")
     if isinstance(given, KDNASForSequenceClassification | KDNASForTokenClassification):
+        check_classes(given.config, "the student")
         if teacher.task_model is not None:
             check_labels(given, teacher.task_model.config)
             if task_head_of(given) != task_head_of(teacher.task_model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -31,13 +31,22 @@ class StreamShare(IterableDataset):
         process: Index of the process.
         processes: Number of processes.
         endless: Whether to begin again at the end.
+        columns: What is kept of a row.
     """
 
-    def __init__(self, stream: Iterable[Mapping[str, Any]], process: int, processes: int, endless: bool) -> None:
+    def __init__(
+        self,
+        stream: Iterable[Mapping[str, Any]],
+        process: int,
+        processes: int,
+        endless: bool,
+        columns: Sequence[str] = ("input_ids",),
+    ) -> None:
         super().__init__()
         self.process = process
         self.processes = processes
         self.endless = endless
+        self.columns = tuple(columns)
         self.share: Any = stream
         self.every_nth = False
         if isinstance(stream, datasets.IterableDataset):
@@ -53,7 +62,7 @@ class StreamShare(IterableDataset):
             empty = True
             for row in rows:
                 empty = False
-                yield {"input_ids": row["input_ids"]}
+                yield {name: row[name] for name in self.columns}
             if empty or not self.endless:
                 return
 

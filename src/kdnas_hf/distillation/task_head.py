@@ -25,27 +25,49 @@ _ARCHITECTURES = {SEQUENCE_CLASSIFICATION: "ForSequenceClassification", TOKEN_CL
 TaskStudent = KDNASForSequenceClassification | KDNASForTokenClassification
 
 
-def load_task_model(name_or_path: str, revision: str | None, task_head: str) -> PreTrainedModel:
+def load_task_model(
+    name_or_path: str, config: PretrainedConfig, revision: str | None, task_head: str
+) -> PreTrainedModel:
     """Load an encoder that was fine-tuned on a task, with its head.
+
+    Args:
+        name_or_path: Hub id or local directory.
+        config: Its configuration.
+        revision: Branch, tag or commit on the Hub.
+        task_head: One of `TASK_HEADS`.
 
     Raises:
         ValueError: If the kind of head is unknown, or the checkpoint has none of it.
     """
     if task_head not in TASK_HEADS:
         raise ValueError(f"task_head={task_head!r} is unknown; choose from {', '.join(TASK_HEADS)}.")
-    try:
-        model, info = TASK_HEADS[task_head].from_pretrained(
-            name_or_path, revision=revision, dtype=torch.float32, output_loading_info=True
+    # by what the checkpoint says it is: heads of both kinds may have weights of the same names, as BERT's have
+    said = list(config.architectures or [])
+    others = [kind for kind, ending in _ARCHITECTURES.items() if any(name.endswith(ending) for name in said)]
+    if others and task_head not in others:
+        raise ValueError(
+            f"teacher={name_or_path!r} has no head for {task_head}, it is a {said[0]}; choose task_head={others[0]!r}."
         )
-        missing = sorted(info["missing_keys"])
-    except (OSError, ValueError) as error:
-        missing = [str(error)]
+    missing = [f"it is a {said[0]}"] if said and not others else []
+    if not missing:
+        try:
+            model, info = TASK_HEADS[task_head].from_pretrained(
+                name_or_path, revision=revision, dtype=torch.float32, output_loading_info=True
+            )
+            missing = sorted(info["missing_keys"])
+        except ValueError as error:  # a type without such a head
+            missing = [str(error)]
     if missing:
         raise ValueError(
             f"teacher={name_or_path!r} has no head for {task_head} ({missing[0]}); fine-tune it on the task first, as "
             "recipes/finetune.py does."
         )
     return model
+
+
+def has_task_head(model: PreTrainedModel) -> bool:
+    """Whether a model classifies texts or tokens."""
+    return type(model).__name__.endswith(tuple(_ARCHITECTURES.values()))
 
 
 def task_head_of(model: PreTrainedModel) -> str:
@@ -89,6 +111,24 @@ def add_task_head(student: KDNASModel, teacher_config: PretrainedConfig, kind: s
                 module.bias.data.zero_()
     model.kdnas = student
     return model
+
+
+def check_classes(config: PretrainedConfig, who: str) -> None:
+    """Refuse a head that does not choose one class of several.
+
+    Args:
+        config: Of the model.
+        who: What the error calls the model.
+
+    Raises:
+        ValueError: If it scores, or gives a text many labels.
+    """
+    problem = getattr(config, "problem_type", None)
+    if config.num_labels is None or config.num_labels < 2 or problem not in (None, "single_label_classification"):
+        raise ValueError(
+            f"losses: soft_labels and labels are of one class out of several, and {who} has "
+            f"num_labels={config.num_labels} and problem_type={problem!r}; leave them out."
+        )
 
 
 def check_labels(student: TaskStudent, teacher_config: PretrainedConfig) -> None:

@@ -34,7 +34,7 @@ from ..data import EMBEDDED_TEACHER_NAME, embedded_teacher
 from ..students import TeacherEmbeddings
 from .attention_projections import AttentionProjections, find_attention_projections
 from .numbered_texts import TEXT_NUMBER, NumberedTexts
-from .task_head import load_task_model
+from .task_head import has_task_head, load_task_model, task_head_of
 
 if TYPE_CHECKING:
     from .state_cache import TeacherStateCache
@@ -91,12 +91,17 @@ class Teacher:
     """A frozen encoder in eval mode that gives hidden states as targets.
 
     Args:
-        model: An encoder without a head. Its parameters are frozen and it is put in eval mode.
+        model: An encoder without a head, or with one for a task's classes. Its parameters are frozen and it is put in
+            eval mode.
         tokenizer: Its fast tokenizer; students share it.
         name: What reports and cards call it.
         dtype: What it computes in. The word embeddings that students inherit stay float32 whatever this is.
         masked_lm: The masked language model of which ``model`` is the encoder, for losses on its predictions.
-        task_model: The fine-tuned model of which ``model`` is the encoder, for losses on a task's classes.
+        task_model: The fine-tuned model of which ``model`` is the encoder, for losses on a task's classes; it need not
+            be given where ``model`` is that itself.
+
+    Raises:
+        ValueError: If ``model`` is not the encoder of ``task_model``, or that classifies neither texts nor tokens.
     """
 
     def __init__(
@@ -108,6 +113,15 @@ class Teacher:
         masked_lm: PreTrainedModel | None = None,
         task_model: PreTrainedModel | None = None,
     ) -> None:
+        if task_model is None and has_task_head(model):
+            task_model = model
+        if task_model is not None:
+            task_head_of(task_model)  # raises where it has none
+            if model is not task_model and model is not task_model.base_model:
+                raise ValueError(
+                    f"model is not the encoder of task_model ({type(task_model).__name__}); give that alone."
+                )
+            model = cast(PreTrainedModel, task_model.base_model)
         self.model = model.requires_grad_(False).eval()
         self.masked_lm = masked_lm.requires_grad_(False).eval() if masked_lm is not None else None
         self.task_model = task_model.requires_grad_(False).eval() if task_model is not None else None
@@ -290,7 +304,7 @@ def load_teacher(
     if masked_lm_head and task_head is not None:
         raise ValueError(f"masked_lm_head=True and task_head={task_head!r} do not go together; choose one.")
     masked_lm = _load_masked_lm(name_or_path, revision) if masked_lm_head else None
-    task_model = None if task_head is None else load_task_model(name_or_path, revision, task_head)
+    task_model = None if task_head is None else load_task_model(name_or_path, config, revision, task_head)
     model: PreTrainedModel
     if task_model is not None:
         model = cast(PreTrainedModel, task_model.base_model)

@@ -20,8 +20,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     DataCollatorForLanguageModeling,
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -31,13 +29,14 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
-from ..students import KDNASConfig, KDNASForSequenceClassification, KDNASForTokenClassification, KDNASModel
+from ..students import KDNASConfig, KDNASModel
 from .arguments import DistillationTrainingArguments
 from .batch import DistillationBatch
 from .checkpoints import last_whole_checkpoint
 from .heldout import HeldoutMeasures
+from .labelled_texts import check_labelled_texts, padding_collator, text_columns
 from .length_grouping import LengthGroupedSampler, text_lengths
-from .losses import LOSS_SPECIFICATIONS, teacher_decoder_inputs
+from .losses import teacher_decoder_inputs
 from .muon import MuonWithAdamW
 from .numbered_texts import TEXT_NUMBER, NumberedTexts
 from .pool import StudentPool
@@ -97,12 +96,19 @@ class DistillationTrainer(Trainer):
     ``eval_<loss>_loss`` of every other loss; for a pool of several, the same for each as ``eval_<name>_…``. Where no
     loss compares states, ``eval_loss`` is the weighted sum of the losses.
 
+    With the losses ``soft_labels`` and ``labels`` it distils a teacher that was fine-tuned on a task, on its data.
+    Texts come with ``labels`` then, a class or a list with one for each token, where -100 is not counted; the student
+    has a head for the teacher's classes, gets one if it has none, and is saved with it; ``eval_accuracy`` is its share
+    of right labels. A second text in a row is told by its separator alone, not by ``token_type_ids``. A table of word
+    embeddings trains in the rows that occur (see `OccurringWordEmbeddings`) and is saved whole; `fold_embeddings` makes
+    it an ordinary one in memory. The teacher's states are not cached.
+
     Gradients are clipped for each student alone. A student whose gradient is not finite is dropped (see
     `StudentPool.dropped`), and the others go on.
 
     Args:
         model: A configuration (the student starts as ``args.student_init`` says), a student, or a pool.
-        teacher: The frozen teacher; a bare encoder is accepted together with ``processing_class``.
+        teacher: The frozen teacher; a bare model is accepted together with ``processing_class``.
         args: What to learn and how.
         train_dataset: Texts as ``input_ids``; an ``attention_mask`` is added by the collator.
         eval_dataset: Held-out texts.
@@ -136,17 +142,6 @@ class DistillationTrainer(Trainer):
             if processing_class is None:
                 raise ValueError("a bare teacher model needs processing_class=<its tokenizer>.")
             teacher = Teacher(teacher, processing_class)
-        has_task_head = isinstance(model, KDNASForSequenceClassification | KDNASForTokenClassification)
-        labelled = [name for name in args.loss_weights if LOSS_SPECIFICATIONS[name].needs_task_head]
-        if (
-            isinstance(model, PreTrainedModel)
-            and not isinstance(model, KDNASModel)
-            and not (has_task_head and labelled)
-        ):
-            raise ValueError(
-                f"model is a {type(model).__name__}; hidden-state distillation takes the encoder (KDNASModel), "
-                "a KDNASConfig or a StudentPool; with the losses soft_labels or labels also a student with a head."
-            )
         if args.teacher_in_bf16:
             teacher.to_dtype(torch.bfloat16)
         self.teacher = teacher
@@ -165,17 +160,11 @@ class DistillationTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)
         processing_class = processing_class or teacher.tokenizer
         self._check_losses(pool, args)
-        for name, dataset in (("train", train_dataset), ("eval", eval_dataset)):
-            columns = getattr(dataset, "column_names", None)
-            if pool.classifies and isinstance(columns, list) and "labels" not in columns:
-                raise ValueError(
-                    f"{name}_dataset has no column 'labels', which {labelled[0]!r} needs; it has {columns}."
-                )
+        check_labelled_texts("train_dataset", train_dataset, pool)
+        check_labelled_texts("eval_dataset", eval_dataset, pool)
         _check_states("train", train_states, train_dataset, pool)
         _check_states("eval", eval_states, eval_dataset, pool)
-        tags = any(isinstance(student, KDNASForTokenClassification) for student in pool.models.values())
-        collate = DataCollatorForTokenClassification if tags else DataCollatorWithPadding
-        kwargs.setdefault("data_collator", collate(processing_class))
+        kwargs.setdefault("data_collator", padding_collator(pool, processing_class))
         self.masking = None
         if pool.masks_tokens:
             self.masking = DataCollatorForLanguageModeling(processing_class, mlm_probability=args.mlm_probability)
@@ -319,7 +308,7 @@ class DistillationTrainer(Trainer):
 
         Args:
             inputs: ``input_ids`` and ``attention_mask``, both ``(batch, sequence)``, and ``labels`` where tokens are
-                masked.
+                masked or a task has classes.
             states: The teacher's states of the data set, if they are cached: then ``inputs`` tells the texts' numbers.
             num_tokens: See `DistillationBatch`.
             num_labels: See `DistillationBatch`.
@@ -397,7 +386,8 @@ class DistillationTrainer(Trainer):
 
         Args:
             model: The (wrapped) pool.
-            inputs: ``input_ids`` and ``attention_mask``, both ``(batch, sequence)``; ``labels`` if tokens are masked.
+            inputs: ``input_ids`` and ``attention_mask``, both ``(batch, sequence)``; ``labels`` if tokens are masked
+                or a task has classes.
             return_outputs: Whether to return the loss of each student as well.
             num_items_in_batch: Real tokens of the whole accumulated batch in all processes.
         """
@@ -566,7 +556,7 @@ class DistillationTrainer(Trainer):
     # ---- data ----
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: Any = ["input_ids", "attention_mask", "labels", TEXT_NUMBER]
+        self._signature_columns: Any = ["attention_mask", TEXT_NUMBER, *text_columns(self.pool)]
 
     def get_train_dataloader(self) -> DataLoader:
         """Training texts, with their numbers where the teacher's states of them are cached.
@@ -600,7 +590,9 @@ class DistillationTrainer(Trainer):
         return sampler
 
     def _stream(self, stream: Any, batch_size: int, endless: bool) -> DataLoader:
-        share = StreamShare(stream, self.accelerator.process_index, self.accelerator.num_processes, endless)
+        share = StreamShare(
+            stream, self.accelerator.process_index, self.accelerator.num_processes, endless, text_columns(self.pool)
+        )
         return DataLoader(
             share,
             batch_size=batch_size,
@@ -620,7 +612,7 @@ class DistillationTrainer(Trainer):
             return self._stream(dataset, self.args.eval_batch_size, endless=False)
         if dataset is None or not has_length(dataset):
             return super().get_eval_dataloader(eval_dataset)
-        columns = ["input_ids", "labels"] if self.pool.classifies else ["input_ids"]
+        columns = text_columns(self.pool)
         rows = [{name: row[name] for name in columns} for row in cast(Iterable[Mapping[str, Any]], dataset)]
         if self.eval_states is not None and dataset is self.eval_dataset:
             rows = [row | {TEXT_NUMBER: number} for number, row in enumerate(rows)]

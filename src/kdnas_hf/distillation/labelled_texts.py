@@ -1,0 +1,93 @@
+"""Texts with a task's labels: what students ask of them, and how they become batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers.trainer_utils import has_length
+
+from ..students import KDNASForTokenClassification
+from .pool import StudentPool
+
+LABELS = "labels"
+_IGNORED = -100
+_TEXTS_AT_A_TIME = 8192
+
+
+def text_columns(pool: StudentPool) -> list[str]:
+    """The columns of a data set that a pool reads: labels only where students learn a task.
+
+    A column of labels may well be there when students learn from the teacher's states alone.
+    """
+    return ["input_ids", LABELS] if pool.classifies else ["input_ids"]
+
+
+def padding_collator(pool: StudentPool, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """What pads texts to a batch, and with them the labels of tokens, by -100."""
+    return (DataCollatorForTokenClassification if _tags(pool) else DataCollatorWithPadding)(tokenizer)
+
+
+def check_labelled_texts(name: str, texts: Any, pool: StudentPool) -> None:
+    """Refuse texts whose labels are not those that a pool's students learn. Of a stream only the columns are known.
+
+    Args:
+        name: The argument that the texts were given as.
+        texts: A data set, several by name, or None.
+        pool: The students.
+
+    Raises:
+        ValueError: If there are no labels, or they are not of one class for each text (or for each token).
+    """
+    if not pool.classifies or texts is None:
+        return
+    if isinstance(texts, Mapping):
+        for part, dataset in texts.items():
+            check_labelled_texts(f"{name}[{part!r}]", dataset, pool)
+        return
+    known = has_length(texts) and len(texts) > 0
+    columns = list(texts[0]) if known else getattr(texts, "column_names", None)
+    if isinstance(columns, list) and LABELS not in columns:
+        raise ValueError(
+            f"{name} has no column 'labels', which the losses soft_labels and labels need; it has {columns}."
+        )
+    if known:
+        _check_first(name, texts[0], _tags(pool))
+        classes = min(int(model.config.num_labels or 0) for model in pool.models.values())
+        for values in _label_chunks(texts):
+            wrong = values[(values != _IGNORED) & ((values < 0) | (values >= classes))]
+            if len(wrong):
+                raise ValueError(f"{name} has the label {wrong[0]}; choose from 0 to {classes - 1}, or -100 for none.")
+
+
+def _check_first(name: str, row: Mapping[str, Any], tags: bool) -> None:
+    labels, tokens = np.asarray(row[LABELS]), len(row["input_ids"])
+    if labels.shape != ((tokens,) if tags else ()) or labels.dtype.kind not in "iu":
+        wanted = f"one whole number for each of its {tokens} tokens" if tags else "one whole number"
+        raise ValueError(f"{name}: the labels of the first text are {row[LABELS]!r}; give it {wanted}.")
+
+
+def _label_chunks(texts: Any) -> Iterator[np.ndarray]:
+    """Labels ``(labels,)`` of many texts at a time."""
+    # a transform is applied on the way to Python: the table behind it is not what the data set shows
+    if isinstance(texts, datasets.Dataset) and texts.format["type"] != "custom":
+        for table in texts.select_columns(LABELS).with_format("arrow").iter(batch_size=_TEXTS_AT_A_TIME):
+            column = table[LABELS].combine_chunks()
+            values = column if pa.types.is_integer(column.type) else pc.list_flatten(column)
+            yield values.to_numpy(zero_copy_only=False)
+        return
+    for start in range(0, len(texts), _TEXTS_AT_A_TIME):
+        rows = range(start, min(start + _TEXTS_AT_A_TIME, len(texts)))
+        yield np.concatenate([np.atleast_1d(np.asarray(texts[row][LABELS])) for row in rows])
+
+
+def _tags(pool: StudentPool) -> bool:
+    return any(isinstance(model, KDNASForTokenClassification) for model in pool.models.values())
+
+
+__all__ = ["check_labelled_texts", "padding_collator", "text_columns"]
