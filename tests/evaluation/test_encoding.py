@@ -22,14 +22,14 @@ def test_the_first_sub_word_has_the_label(pieces):
     encoded = encode_examples([Example(["abc", "d", "ef"], [1, 0, 2])], pieces, 32)
     assert encoded.dataset[0]["labels"] == [1, -100, -100, 0, 2, -100]
     assert encoded.read_words == [[0, 1, 2]]
-    assert (encoded.truncated_texts, encoded.unread_words) == (0, 0)
+    assert (encoded.truncated, encoded.unread) == ([False], [0])
 
 
 def test_words_that_are_cut_off_are_counted(pieces):
     encoded = encode_examples([Example(["abc", "d", "ef"], [1, 0, 2]), Example(["a"], [0])], pieces, 3)
     assert encoded.dataset[0]["labels"] == [1, -100, -100]
     assert encoded.read_words == [[0], [0]]
-    assert (encoded.truncated_texts, encoded.unread_words) == (1, 2)
+    assert (encoded.truncated, encoded.unread) == ([True, False], [2, 0])
 
 
 def test_pairs_lose_the_end_of_the_longer_text(tokenizer):
@@ -38,7 +38,7 @@ def test_pairs_lose_the_end_of_the_longer_text(tokenizer):
     ids = encoded.dataset[0]["input_ids"]
     assert len(ids) == 16
     assert ids.count(tokenizer.convert_tokens_to_ids("▁dap")) == 2
-    assert encoded.truncated_texts == 1
+    assert encoded.truncated == [True]
 
 
 def test_what_cannot_be_encoded_is_refused(tokenizer):

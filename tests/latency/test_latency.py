@@ -36,6 +36,13 @@ def test_models_are_called_in_turn_with_the_shape_and_threads_asked_for():
     assert torch.get_num_threads() == before
 
 
+def test_a_sequence_that_a_model_cannot_read_is_refused():
+    with pytest.raises(
+        ValueError, match=r"sequence_length=128 is more than a model reads \(max_position_embeddings=66"
+    ):
+        LatencyBenchmark(sequence_length=128, repeats=1).measure({"teacher": make_teacher_model(layers=1)})
+
+
 def test_slower_model_is_measured_as_slower():
     calls = []
     report = LatencyBenchmark(repeats=3).measure(

@@ -21,15 +21,15 @@ class EncodedExamples:
         dataset: ``input_ids`` and ``labels`` (a number, or one for each token with -100 where there is none) and
             ``length``, in the order of the examples.
         read_words: Of word-level examples, the positions of the words that have a labelled sub-word.
-        truncated_texts: How many texts were longer than ``max_length``.
-        unread_words: How many words have no labelled sub-word: they were cut off, or consist of nothing that the
-            tokenizer knows.
+        truncated: Of each text, whether it was longer than ``max_length``.
+        unread: Of each text, how many words have no labelled sub-word: they were cut off, or consist of nothing that
+            the tokenizer knows.
     """
 
     dataset: Dataset
     read_words: list[list[int]] | None
-    truncated_texts: int
-    unread_words: int
+    truncated: list[bool]
+    unread: list[int]
 
 
 def encode_examples(
@@ -87,6 +87,8 @@ def encode_examples(
     return EncodedExamples(
         dataset=dataset,
         read_words=read_words if words else None,
-        truncated_texts=sum(bool(encoded[number].overflowing) for number in range(len(examples))),
-        unread_words=sum(len(e.text) - len(r) for e, r in zip(examples, read_words, strict=True)) if words else 0,
+        truncated=[bool(encoded[number].overflowing) for number in range(len(examples))],
+        unread=[len(e.text) - len(r) for e, r in zip(examples, read_words, strict=True)]
+        if words
+        else [0] * len(examples),
     )

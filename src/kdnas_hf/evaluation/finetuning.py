@@ -305,20 +305,22 @@ def score_languages(
         The metric's values by language, and by language what was truncated (``truncated_texts``) and therefore could
         not be right (``unread_words``), where it was anything.
     """
-    scores, truncated = {}, {}
     metric = METRICS[data.task.metric]()
-    for language in data.test:
-        examples = data.test[language].examples
-        encoded = encode_examples(examples, tokenizer, max_length)
-        predicted = predict_labels(trainer, encoded, examples, data.labels)
-        references = [_names(example.label, data.labels) for example in examples]
-        computed = cast(dict[str, float], metric.compute(predictions=predicted, references=references))
+    # all languages at once: batches are full, and of one length
+    every = [example for part in data.test.values() for example in part.examples]
+    encoded = encode_examples(every, tokenizer, max_length)
+    predicted = predict_labels(trainer, encoded, every, data.labels)
+    scores, truncated = {}, {}
+    start = 0
+    for language, part in data.test.items():
+        here = slice(start, start + len(part.examples))
+        start = here.stop
+        references = [_names(example.label, data.labels) for example in part.examples]
+        computed = cast(dict[str, float], metric.compute(predictions=predicted[here], references=references))
         scores[language] = {name: float(value) for name, value in computed.items()}
-        if encoded.truncated_texts or encoded.unread_words:
-            truncated[language] = {
-                "truncated_texts": encoded.truncated_texts,
-                "unread_words": encoded.unread_words,
-            }
+        counts = {"truncated_texts": sum(encoded.truncated[here]), "unread_words": sum(encoded.unread[here])}
+        if any(counts.values()):
+            truncated[language] = counts
     return scores, truncated
 
 

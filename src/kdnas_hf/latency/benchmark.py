@@ -136,6 +136,9 @@ class LatencyBenchmark:
 
         Args:
             models: Encoders with a configuration; they are put in eval mode and moved to the device.
+
+        Raises:
+            ValueError: If a model has fewer positions than ``sequence_length``.
         """
         calls = {}
         for name, model in models.items():
@@ -162,7 +165,14 @@ class LatencyBenchmark:
 
     def _call(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> Callable[[], None]:
         def call() -> None:
-            model(**inputs)
+            try:
+                model(**inputs)
+            except IndexError as error:
+                positions = getattr(model.config, "max_position_embeddings", "unknown")
+                raise ValueError(
+                    f"sequence_length={self.sequence_length} is more than a model reads "
+                    f"(max_position_embeddings={positions}); choose a smaller one."
+                ) from error
             if self.device.startswith("cuda"):
                 torch.cuda.synchronize()
 
