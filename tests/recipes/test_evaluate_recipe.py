@@ -48,7 +48,7 @@ def test_the_configuration_of_the_quickstart_parses_and_finds_its_student():
     assert args.output_dir == f"{search['output_dir']}/evaluation"
     assert args.teacher == search["teacher"]
     assert args.models == {"teacher": "embedded", "student": args.student, "no-KD": "random"}
-    assert len(args.seeds) == 3
+    assert len(args.seeds) > 1  # so that a spread can be told
 
 
 def test_scores_are_left_and_written_into_the_card(settings, tmp_path):
