@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import tempfile
@@ -47,6 +48,12 @@ EMBEDDED = "embedded"
 RANDOM = "random"
 
 
+@functools.cache
+def _embedded_location() -> str:
+    """The embedded teacher's checkpoint, verified once in a process."""
+    return str(embedded_teacher())
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelSource:
     """Where a model that is fine-tuned starts.
@@ -62,7 +69,7 @@ class ModelSource:
     @property
     def location(self) -> str:
         """What `from_pretrained` takes."""
-        return str(embedded_teacher()) if self.path == EMBEDDED else self.path
+        return _embedded_location() if self.path == EMBEDDED else self.path
 
     def fingerprint(self) -> str:
         """What tells these weights from others: a hash of the files, or the commit on the Hub.

@@ -15,7 +15,7 @@ def write_report(results: EvaluationResults, folder: Path) -> Path:
     """Write ``results.md`` and ``scores.png`` into a folder, and return the report's path."""
     plot_scores(results, folder / PLOT_FILE)
     student = Path(str(results.configuration["student"])).name
-    sections = [f"# What {student} is worth", summary(results), f"![Scores against latency]({PLOT_FILE})"]
+    sections = [f"# What `{student}` is worth", summary(results), f"![Scores against latency]({PLOT_FILE})"]
     sections += [_task_section(task, results.missing_languages) for task in results.tasks.values()]
     if results.probes:
         sections.append("## Probes that need no labels\n\n" + probe_table(results))
