@@ -168,8 +168,8 @@ def _task_section(task: TaskScores, missing_languages: Sequence[str] | None) -> 
     data = task.data
     lines = [
         f"## {task.task}",
-        f"{_metric(task)} in percent. Trained on {data['train']['examples']:,} examples of {data['train']['source']}, "
-        f"stopped by {data['validation']['examples']:,} of {data['validation']['source']}.",
+        f"{_metric(task)} in percent. Trained on {data['train']['examples']:,} examples ({data['train']['source']}), "
+        f"stopped by {data['validation']['examples']:,} ({data['validation']['source']}).",
         language_table(task, missing_languages),
         *_remarks(data),
     ]
