@@ -20,7 +20,6 @@ import time
 from typing import Any, cast
 
 import torch
-from transformers import DataCollatorWithPadding
 
 from distillation_setting import (
     PUBLISHED,
@@ -33,30 +32,14 @@ from distillation_setting import (
     training_arguments,
 )
 from kdnas_hf import DistillationTrainer
+from kdnas_hf.evaluation.probes import last_states, mean_vectors, nearest
 
 STEPS = {"short": 200, "long": 4000}
 
 
-@torch.no_grad()
-def sentence_vectors(model: Any, setting: Setting) -> torch.Tensor:
-    """Mean of the last states over the real tokens, normalised: ``(sentences, hidden_size)`` in their order."""
-    rows = sorted(range(len(setting.heldout)), key=lambda i: setting.heldout[i]["length"])
-    collator = DataCollatorWithPadding(setting.teacher.tokenizer)
-    vectors: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-    for start in range(0, len(rows), 64):
-        chosen = rows[start : start + 64]
-        batch = collator([{"input_ids": setting.heldout[i]["input_ids"]} for i in chosen])
-        states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state.float()
-        mask = batch["attention_mask"][..., None]
-        for i, vector in zip(chosen, (states * mask).sum(1) / mask.sum(1), strict=True):
-            vectors[i] = vector
-    return torch.nn.functional.normalize(torch.stack(vectors), dim=-1)
-
-
-def nearest(vectors: torch.Tensor) -> torch.Tensor:
-    """Index of each vector's nearest other vector."""
-    similarity = vectors @ vectors.T
-    return similarity.fill_diagonal_(-2).argmax(1)
+def neighbours(model: Any, setting: Setting) -> torch.Tensor:
+    """Index of each held-out sentence's nearest other sentence, by a model in eval mode."""
+    return nearest(mean_vectors(last_states(model, setting.teacher.tokenizer, list(setting.heldout["input_ids"]))))
 
 
 def training_state_bytes(trainer: DistillationTrainer) -> int:
@@ -122,8 +105,8 @@ def main() -> None:
             minutes = (time.monotonic() - started) / 60
             metrics = trainer.evaluate()
         if teacher_neighbours is None:
-            teacher_neighbours = nearest(sentence_vectors(setting.teacher.model, setting))
-        agreement = (nearest(sentence_vectors(trainer.student.eval(), setting)) == teacher_neighbours).float().mean()
+            teacher_neighbours = neighbours(setting.teacher.model, setting)
+        agreement = (neighbours(trainer.student.eval(), setting) == teacher_neighbours).float().mean()
         per_layer = [metrics[f"eval_r2_layer_{layer}"] for layer in range(1, layers + 1)]
         r2[name] = metrics["eval_r2"]
         shown = " ".join(f"{value:.3f}" for value in per_layer)

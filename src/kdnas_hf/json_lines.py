@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
 
-class Record(Protocol):
-    """What a line holds."""
+@dataclass(frozen=True)
+class JsonRecord:
+    """A dataclass that a line holds."""
 
     def to_json(self) -> str:
         """The record as one line of JSON."""
-        ...
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Read a line that `to_json` wrote.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        try:
+            return cls._from_values(json.loads(line))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a line of {cls.__name__}: {error}") from error
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any]) -> Self:
+        return cls(**values)
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=JsonRecord)
 
 
 class JsonLines(Generic[R]):

@@ -10,15 +10,14 @@ import sys
 import threading
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertModel
 
-from kdnas_hf.distillation import Teacher, load_teacher, state_cache
-from kdnas_hf.distillation.state_cache import TeacherStateCache, cache_bytes, cache_key
+from kdnas_hf.distillation import Teacher, state_cache_files
+from kdnas_hf.distillation.state_cache import TeacherStateCache, cache_bytes
+from kdnas_hf.distillation.state_cache_key import cache_key
 from tiny_teacher import make_teacher_model, make_texts, make_tokenizer, tokenized
 
 FEATURES = ["hidden_states.1", "hidden_states.4", "attention_input.2"]
@@ -204,16 +203,6 @@ def test_error_of_int8_is_what_it_seems(teacher, texts, tmp_path, caplog):
     assert reopened.errors == coarse.errors
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20), st.floats(1e-12, 1.0))
-def test_int8_rounds_by_half_a_step_at_most(values, factor):
-    vectors = torch.tensor([values, [0.0] * len(values), [value * factor for value in values]])
-    stored = state_cache._decode(state_cache._encode(vectors, "int8"))
-    step = vectors.double().abs().amax(1, keepdim=True) / 127
-    assert ((stored.double() - vectors.double()).abs() <= step * 0.5001 + 1e-37).all()
-    assert torch.equal(stored[1], torch.zeros(len(values)))
-
-
 # ---- one cache for many needs ----
 
 
@@ -241,93 +230,9 @@ def test_a_complete_cache_is_not_written_to(teacher, texts, tmp_path, monkeypatc
     compute(tmp_path, teacher, texts)
     (lock,) = tmp_path.rglob(".lock")
     lock.unlink()
-    monkeypatch.setattr(state_cache, "_write_atomically", lambda *_: pytest.fail("it writes"))
+    monkeypatch.setattr(state_cache_files, "_write_atomically", lambda *_: pytest.fail("it writes"))
     compute(tmp_path, teacher, texts)
     assert not lock.exists()
-
-
-# ---- keys ----
-
-
-def test_key_tells_what_changes_the_states(teacher, tokenizer, texts, tmp_path):
-    key = cache_key(teacher, texts)
-    others = {
-        "precision": cache_key(teacher, texts, "int8"),
-        "shards": cache_key(teacher, texts, tokens_per_shard=7),
-        "a text less": cache_key(teacher, texts.select(range(39))),
-        "order": cache_key(teacher, texts.select([1, 0, *range(2, 40)])),
-        "dtype": cache_key(Teacher(make_teacher_model(), tokenizer, dtype=torch.bfloat16), texts),
-    }
-    ids = [row["input_ids"] for row in texts]
-    moved = [[*ids[0], ids[1][0]], ids[1][1:], *ids[2:]]
-    others["a boundary"] = cache_key(teacher, datasets.Dataset.from_dict({"input_ids": moved}))
-    other_token = [[*ids[0][:-1], 7], *ids[1:]]
-    others["a token"] = cache_key(teacher, datasets.Dataset.from_dict({"input_ids": other_token}))
-    heavier = make_teacher_model()
-    heavier.encoder.layer[3].output.dense.bias.data[5] += 1e-6
-    others["a weight"] = cache_key(Teacher(heavier, tokenizer), texts)
-    reconfigured = make_teacher_model()
-    reconfigured.config.layer_norm_eps *= 2
-    others["configuration"] = cache_key(Teacher(reconfigured, tokenizer), texts)
-    more_words = make_tokenizer()
-    more_words.add_tokens(["gloop"])
-    others["tokenizer"] = cache_key(Teacher(make_teacher_model(), more_words), texts)
-    assert len({key, *others.values()}) == 1 + len(others), others
-
-
-def test_key_of_a_buffer(texts, tokenizer):
-    def key(change):
-        model = BertModel(
-            BertConfig(
-                hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, pad_token_id=1
-            ),
-            add_pooling_layer=False,
-        )
-        for parameter in model.parameters():
-            parameter.data.fill_(0.5)
-        model.embeddings.token_type_ids += change
-        return cache_key(Teacher(model, tokenizer), texts)
-
-    assert key(0) == key(0) != key(1)
-
-
-def test_key_does_not_know_where_the_teacher_is_from(texts, teacher_path, tmp_path):
-    loaded = load_teacher(str(teacher_path))
-    copied = load_teacher(shutil.copytree(teacher_path, tmp_path / "copy"))
-    in_memory = Teacher(make_teacher_model(), loaded.tokenizer, name="another name")
-    assert len({cache_key(teacher, texts) for teacher in (loaded, copied, in_memory)}) == 1
-
-
-def test_key_is_the_same_for_what_shows_the_same(teacher, texts):
-    key = cache_key(teacher, texts)
-    rows = [{"input_ids": row["input_ids"]} for row in texts]
-    backwards = datasets.Dataset.from_list(rows[::-1])
-    same = {
-        "select": backwards.select(range(39, -1, -1)),
-        "slices": datasets.concatenate_datasets([texts.select(range(9)), texts.select(range(9, 40))]),
-        "shown by another format": texts.with_format("torch"),
-        "rows": rows,
-        "rows of tensors": [{"input_ids": torch.tensor(row["input_ids"])} for row in rows],
-        "int32": datasets.Dataset.from_list(rows).cast_column("input_ids", datasets.Sequence(datasets.Value("int32"))),
-        "more columns, and a wrong length": datasets.Dataset.from_list(
-            [{**row, "length": 3, "x": "y"} for row in rows]
-        ),
-        "transformed": backwards.with_transform(
-            lambda batch: {"input_ids": [[*ids[:1], *ids[1:]] for ids in batch["input_ids"]]}
-        ).select(range(39, -1, -1)),
-    }
-    assert {name: cache_key(teacher, dataset) for name, dataset in same.items()} == dict.fromkeys(same, key)
-    cut = texts.with_transform(lambda batch: {"input_ids": [ids[:2] for ids in batch["input_ids"]]})
-    assert cache_key(teacher, cut) != key
-
-
-def test_key_does_not_know_what_the_tokenizer_did_last(texts):
-    teacher = Teacher(make_teacher_model(), make_tokenizer())
-    key = cache_key(teacher, texts)
-    teacher.tokenizer(["bap", "bap dep"], padding=True, truncation=True, max_length=3)
-    assert teacher.tokenizer.backend_tokenizer.truncation is not None
-    assert cache_key(teacher, texts) == key
-    assert teacher.tokenizer.backend_tokenizer.truncation is not None  # nor does it meddle with it
 
 
 def test_texts_are_counted_whatever_their_column_says(teacher, texts, tmp_path):
@@ -339,7 +244,7 @@ def test_texts_are_counted_whatever_their_column_says(teacher, texts, tmp_path):
 
 
 def test_an_interrupted_computation_goes_on(teacher, texts, tmp_path, monkeypatch, passes):
-    write = state_cache._write_atomically
+    write = state_cache_files._write_atomically
     written = []
 
     def interrupted(path, chunks):
@@ -348,12 +253,12 @@ def test_an_interrupted_computation_goes_on(teacher, texts, tmp_path, monkeypatc
         written.append(path.name)
         write(path, chunks)
 
-    monkeypatch.setattr(state_cache, "_write_atomically", interrupted)
+    monkeypatch.setattr(state_cache_files, "_write_atomically", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compute(tmp_path, teacher, texts, batch_size=1000)
     with pytest.raises(FileNotFoundError, match=r"has no manifest\.json"):
         TeacherStateCache.open(tmp_path, cache_key(teacher, texts, tokens_per_shard=100), FEATURES)
-    monkeypatch.setattr(state_cache, "_write_atomically", write)
+    monkeypatch.setattr(state_cache_files, "_write_atomically", write)
     passes.clear()
     resumed = compute(tmp_path, teacher, texts, batch_size=1000)
     # lengths and one whole shard were written, and one feature of the second
@@ -480,8 +385,8 @@ def test_temporaries_of_the_dead_go_and_of_the_living_stay(teacher, texts, tmp_p
     cache = compute(tmp_path, teacher, texts)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    machine = state_cache._machine_name()
-    own, token = os.getpid(), state_cache._PROCESS_TOKEN
+    machine = state_cache_files._machine_name()
+    own, token = os.getpid(), state_cache_files._PROCESS_TOKEN
     stay = [
         f".x.bin.0.{machine}.{own}.{token}.tmp",  # another thread of this process
         f".x.bin.0.{machine}.{os.getppid()}.abcdefgh.tmp",
@@ -554,14 +459,14 @@ def in_threads(*functions):
 
 def test_processes_share_the_work_and_wait_for_each_other(tokenizer, texts, tmp_path, monkeypatch):
     barrier = threading.Barrier(2, timeout=60)
-    write_shard = state_cache._CacheFiles.write_shard
+    write_shard = state_cache_files.CacheFiles.write_shard
     written = []
 
     def recorded(self, shard, features, teacher, *args):
         written.append((teacher.name, shard))
         write_shard(self, shard, features, teacher, *args)
 
-    monkeypatch.setattr(state_cache._CacheFiles, "write_shard", recorded)
+    monkeypatch.setattr(state_cache_files.CacheFiles, "write_shard", recorded)
 
     # made here: threads would draw their weights from one generator
     teachers = [Teacher(make_teacher_model(), tokenizer, name=f"rank {rank}") for rank in range(2)]

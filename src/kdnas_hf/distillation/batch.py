@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+IGNORED_LABEL = -100  # what losses of transformers ignore
+
 
 @dataclass
 class DistillationBatch:
@@ -49,4 +51,4 @@ class DistillationBatch:
     def masked_tokens(self) -> torch.Tensor:
         """Positions ``(masked tokens,)`` of the masked tokens in the flattened batch."""
         assert self.labels is not None
-        return (self.labels.flatten() != -100).nonzero().squeeze(1)
+        return (self.labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1)

@@ -13,10 +13,10 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithPad
 from transformers.trainer_utils import has_length
 
 from ..students import KDNASForTokenClassification
+from .batch import IGNORED_LABEL
 from .pool import StudentPool
 
 LABELS = "labels"
-_IGNORED = -100
 _TEXTS_AT_A_TIME = 8192
 
 
@@ -28,9 +28,19 @@ def text_columns(pool: StudentPool) -> list[str]:
     return ["input_ids", LABELS] if pool.classifies else ["input_ids"]
 
 
-def padding_collator(pool: StudentPool, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """What pads texts to a batch, and with them the labels of tokens, by -100."""
-    return (DataCollatorForTokenClassification if _tags(pool) else DataCollatorWithPadding)(tokenizer)
+def padding_collator(tokenizer: PreTrainedTokenizerBase, tags: bool) -> Any:
+    """What pads texts to a batch, and with them the labels of tokens, by -100.
+
+    Args:
+        tokenizer: The tokenizer of the texts.
+        tags: Whether each token has a label, see `classifies_tokens`.
+    """
+    return (DataCollatorForTokenClassification if tags else DataCollatorWithPadding)(tokenizer)
+
+
+def classifies_tokens(pool: StudentPool) -> bool:
+    """Whether students learn a class for each token."""
+    return any(isinstance(model, KDNASForTokenClassification) for model in pool.models.values())
 
 
 def check_labelled_texts(name: str, texts: Any, pool: StudentPool) -> None:
@@ -57,10 +67,10 @@ def check_labelled_texts(name: str, texts: Any, pool: StudentPool) -> None:
             f"{name} has no column 'labels', which the losses soft_labels and labels need; it has {columns}."
         )
     if known:
-        _check_first(name, texts[0], _tags(pool))
+        _check_first(name, texts[0], classifies_tokens(pool))
         classes = min(int(model.config.num_labels or 0) for model in pool.models.values())
         for values in _label_chunks(texts):
-            wrong = values[(values != _IGNORED) & ((values < 0) | (values >= classes))]
+            wrong = values[(values != IGNORED_LABEL) & ((values < 0) | (values >= classes))]
             if len(wrong):
                 raise ValueError(f"{name} has the label {wrong[0]}; choose from 0 to {classes - 1}, or -100 for none.")
 
@@ -86,8 +96,4 @@ def _label_chunks(texts: Any) -> Iterator[np.ndarray]:
         yield np.concatenate([np.atleast_1d(np.asarray(texts[row][LABELS])) for row in rows])
 
 
-def _tags(pool: StudentPool) -> bool:
-    return any(isinstance(model, KDNASForTokenClassification) for model in pool.models.values())
-
-
-__all__ = ["check_labelled_texts", "padding_collator", "text_columns"]
+__all__ = ["check_labelled_texts", "classifies_tokens", "padding_collator", "text_columns"]

@@ -48,20 +48,31 @@ def load_task_model(
         raise ValueError(
             f"teacher={name_or_path!r} has no head for {task_head}, it is a {said[0]}; choose task_head={others[0]!r}."
         )
-    missing = [f"it is a {said[0]}"] if said and not others else []
-    if not missing:
-        try:
-            model, info = TASK_HEADS[task_head].from_pretrained(
-                name_or_path, revision=revision, dtype=torch.float32, output_loading_info=True
-            )
-            missing = sorted(info["missing_keys"])
-        except ValueError as error:  # a type without such a head
-            missing = [str(error)]
-    if missing:
+    try:
+        if said and not others:
+            raise ValueError(f"it is a {said[0]}")
+        return load_with_head(TASK_HEADS[task_head], name_or_path, revision)
+    except ValueError as error:
         raise ValueError(
-            f"teacher={name_or_path!r} has no head for {task_head} ({missing[0]}); fine-tune it on the task first, as "
+            f"teacher={name_or_path!r} has no head for {task_head} ({error}); fine-tune it on the task first, as "
             "recipes/finetune.py does."
-        )
+        ) from error
+
+
+def load_with_head(auto: Any, name_or_path: str, revision: str | None) -> PreTrainedModel:
+    """Load a checkpoint with the head that it was trained with.
+
+    Args:
+        auto: Class of `transformers` for models with such a head.
+        name_or_path: Hub id or local directory.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: If it has none of the kind; the message is what is missing.
+    """
+    model, info = auto.from_pretrained(name_or_path, revision=revision, dtype=torch.float32, output_loading_info=True)
+    if info["missing_keys"]:
+        raise ValueError(min(info["missing_keys"]))
     return model
 
 

@@ -34,7 +34,7 @@ from ..data import EMBEDDED_TEACHER_NAME, embedded_teacher
 from ..students import TeacherEmbeddings
 from .attention_projections import AttentionProjections, find_attention_projections
 from .numbered_texts import TEXT_NUMBER, NumberedTexts
-from .task_head import has_task_head, load_task_model, task_head_of
+from .task_head import has_task_head, load_task_model, load_with_head, task_head_of
 
 if TYPE_CHECKING:
     from .state_cache import TeacherStateCache
@@ -328,18 +328,12 @@ def load_teacher(
 
 def _load_masked_lm(name_or_path: str, revision: str | None) -> PreTrainedModel:
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            name_or_path, revision=revision, dtype=torch.float32, output_loading_info=True
-        )
-        missing = sorted(info["missing_keys"])
-    except ValueError as error:  # a type without such a head
-        missing = [str(error)]
-    if missing:
+        return load_with_head(AutoModelForMaskedLM, name_or_path, revision)
+    except ValueError as error:
         raise ValueError(
-            f"teacher={name_or_path!r} has no masked language modeling head ({missing[0]}); choose a teacher that has "
+            f"teacher={name_or_path!r} has no masked language modeling head ({error}); choose a teacher that has "
             "one, or leave the loss logits out."
-        )
-    return model
+        ) from error
 
 
 def _load_tokenizer(name_or_path: str, revision: str | None) -> PreTrainedTokenizerBase:

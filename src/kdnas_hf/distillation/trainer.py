@@ -6,6 +6,8 @@ import copy
 import hashlib
 import json
 import shutil
+import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +16,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -26,15 +29,15 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, has_length
 from transformers.utils import logging
 
 from ..students import KDNASConfig, KDNASModel
 from .arguments import DistillationTrainingArguments
-from .batch import DistillationBatch
+from .batch import IGNORED_LABEL, DistillationBatch
 from .checkpoints import last_whole_checkpoint
 from .heldout import HeldoutMeasures
-from .labelled_texts import check_labelled_texts, padding_collator, text_columns
+from .labelled_texts import check_labelled_texts, classifies_tokens, padding_collator, text_columns
 from .length_grouping import LengthGroupedSampler, text_lengths
 from .losses import teacher_decoder_inputs
 from .muon import MuonWithAdamW
@@ -164,7 +167,7 @@ class DistillationTrainer(Trainer):
         check_labelled_texts("eval_dataset", eval_dataset, pool)
         _check_states("train", train_states, train_dataset, pool)
         _check_states("eval", eval_states, eval_dataset, pool)
-        kwargs.setdefault("data_collator", padding_collator(pool, processing_class))
+        kwargs.setdefault("data_collator", padding_collator(processing_class, classifies_tokens(pool)))
         self.masking = None
         if pool.masks_tokens:
             self.masking = DataCollatorForLanguageModeling(processing_class, mlm_probability=args.mlm_probability)
@@ -184,6 +187,8 @@ class DistillationTrainer(Trainer):
         # compute_loss normalises by the tokens of all micro-batches and processes
         self.model_accepts_loss_kwargs = True
         self.trained_tokens = 0
+        self._started = time.monotonic()
+        self._elapsed_before: float | None = None
         self.step_labels: torch.Tensor | None = None
         self.train_states = train_states
         self.eval_states = eval_states
@@ -398,7 +403,7 @@ class DistillationTrainer(Trainer):
         num_labels = None
         if "labels" in inputs:
             labels = self.step_labels if num_items_in_batch is not None else None
-            num_labels = (inputs["labels"] != -100).sum() if labels is None else labels
+            num_labels = (inputs["labels"] != IGNORED_LABEL).sum() if labels is None else labels
             # a batch may be so short that nothing in it is masked
             num_labels = num_labels.to(self.args.device, torch.float32).clamp_min(1) / processes
         losses = model(
@@ -422,7 +427,7 @@ class DistillationTrainer(Trainer):
         tokens = torch.stack([batch["attention_mask"].sum() for batch in batches]).sum().to(device)
         tokens = self.accelerator.reduce(tokens, reduction="sum")
         if "labels" in batches[0]:
-            labels = torch.stack([(batch["labels"] != -100).sum() for batch in batches]).sum().to(device)
+            labels = torch.stack([(batch["labels"] != IGNORED_LABEL).sum() for batch in batches]).sum().to(device)
             self.step_labels = self.accelerator.reduce(labels, reduction="sum")
         self.trained_tokens += int(tokens)
         return batches, tokens
@@ -482,6 +487,7 @@ class DistillationTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._last_whole_checkpoint()
         opened = self._open_states()
+        self._started, self._elapsed_before = time.monotonic(), None
         slow_attention = self.args.bf16 and self.args.device.type == "cpu"
         before = {name: student.config._attn_implementation for name, student in self.pool.students.items()}
         try:
@@ -521,11 +527,23 @@ class DistillationTrainer(Trainer):
         return True
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log; the training loss of a pool is given as the mean over its students."""
+        """Log; the training loss of a pool is given as the mean over its students.
+
+        Beside it are logged the real tokens so far (``trained_tokens``) and the wall-clock time of the training so far
+        (``elapsed_seconds``), in which what an interruption lost does not count.
+        """
         for key in ("loss", "train_loss"):
             if key in logs:
                 logs[key] /= max(len(self.pool.active), 1)
+                logs["trained_tokens"] = self.trained_tokens
+                logs["elapsed_seconds"] = self._elapsed_seconds()
         super().log(logs, *args, **kwargs)
+
+    def _elapsed_seconds(self) -> float:
+        if self._elapsed_before is None:  # the state still ends with what was logged before an interruption
+            logged = [entry["elapsed_seconds"] for entry in self.state.log_history if "elapsed_seconds" in entry]
+            self._elapsed_before = logged[-1] if logged else 0.0
+        return round(self._elapsed_before + time.monotonic() - self._started, 1)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that the arguments ask for."""
@@ -717,6 +735,75 @@ class DistillationTrainer(Trainer):
             model.save_pretrained(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
+
+    def create_model_card(self, *args: Any, student: str | Path | None = None, **kwargs: Any) -> None:
+        """Write the student's card: by a callback that knows how to (`kdnas_hf.ModelCardCallback`), else as `Trainer`.
+
+        Args:
+            *args: Of `Trainer.create_model_card`.
+            student: The student's directory; by default ``args.output_dir``.
+            **kwargs: Of `Trainer.create_model_card`.
+        """
+        if not self.is_world_process_zero():
+            return
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "write_card"):
+                callback.write_card(student or self.args.output_dir)
+                return
+        if student is None:
+            super().create_model_card(*args, **kwargs)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Upload the student, its tokenizer and its card to ``args.hub_model_id``.
+
+        Unlike `Trainer.push_to_hub` it sends nothing of the training's own files, which name folders of this machine.
+
+        Args:
+            commit_message: Message of the commit.
+            blocking: Ignored: it returns when everything is sent.
+            token: A token that may write; by default ``args.hub_token``, else the one that is stored.
+            revision: Branch to commit to; by default ``args.hub_revision``, else main.
+            private: Whether a repository that is made is private; by default ``args.hub_private_repo``.
+            **kwargs: Of `create_model_card`.
+
+        Returns:
+            The commit; None in processes other than the main one.
+
+        Raises:
+            ValueError: If a pool of several students is trained: push each by itself.
+        """
+        if len(self.pool.members) != 1:
+            raise ValueError("push_to_hub sends one student; save those of a pool (save_students) and push each.")
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = self.args.hub_token if token is None else token
+        if not self.is_world_process_zero():
+            return None
+        api = HfApi(token=token)
+        name = self.args.hub_model_id or Path(self.args.output_dir or ".").absolute().name
+        private = self.args.hub_private_repo if private is None else private
+        repo_id = api.create_repo(name, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_students(folder)
+            self.create_model_card(student=folder, **kwargs)
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or "End of training",
+                revision=revision or getattr(self.args, "hub_revision", None),
+            )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """In the course of the training; at its end `push_to_hub` is called anyway."""
+        if self.args.hub_strategy != HubStrategy.END:
+            self.push_to_hub(commit_message=f"Training in progress, step {self.state.global_step}")
 
     def restore(self, checkpoint: str | Path) -> bool:
         """Load students, projections, statistics and what was dropped from a checkpoint, but no optimizer.

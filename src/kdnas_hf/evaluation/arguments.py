@@ -5,10 +5,13 @@
 from dataclasses import dataclass, field
 
 from ..distillation.losses import parse_losses
+from ..distillation.teacher import EMBEDDED
 from .results import BASELINE, STUDENT, TASK_KD, TEACHER
 from .task import Task
 
-BASELINES = ("random", "none")
+# values of `baseline` that are no path
+RANDOM = "random"
+NO_BASELINE = "none"
 
 
 @dataclass
@@ -127,11 +130,11 @@ class EvaluationArguments(FineTuningArguments, TaskDataArguments):
 
     student: str = field(default="runs/quickstart/student", metadata={"help": "Hub id or path of the student."})
     teacher: str = field(
-        default="embedded",
+        default=EMBEDDED,
         metadata={"help": "Hub id or path of the teacher, or embedded: the one that comes with the demo extra."},
     )
     baseline: str = field(
-        default="random",
+        default=RANDOM,
         metadata={
             "help": "The same student without distillation: random (its shape with random weights), the path of a "
             "checkpoint (as recipes/distill.py --losses masked_lm makes), or none."
@@ -197,7 +200,7 @@ class EvaluationArguments(FineTuningArguments, TaskDataArguments):
         models = {TEACHER: self.teacher, STUDENT: self.student}
         if self.task_distillation:
             models[TASK_KD] = self.student
-        if self.baseline != "none":
+        if self.baseline != NO_BASELINE:
             models[BASELINE] = self.baseline
         for given in self.checkpoints:
             name, equals, path = given.partition("=")

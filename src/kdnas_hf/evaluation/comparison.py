@@ -17,11 +17,12 @@ from huggingface_hub import ModelCard
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..distillation.task_head import SEQUENCE_CLASSIFICATION
 from ..json_lines import JsonLines
 from ..latency import LatencyBenchmark
 from ..run_directory import check_writable, settle_configuration
-from .arguments import EvaluationArguments
-from .finetuning import RANDOM, FineTuned, ModelSource, fine_tune, score_languages
+from .arguments import RANDOM, EvaluationArguments
+from .finetuning import FineTuned, ModelSource, fine_tune, score_languages
 from .metrics import METRICS
 from .probes import probe_models, probe_texts
 from .report import write_report
@@ -35,7 +36,7 @@ from .results import (
     best_learning_rate,
     summarise_task,
 )
-from .task import SEQUENCE_CLASSIFICATION, Task
+from .task import Task
 from .task_data import TaskData, load_task_data
 from .task_distillation import distil_on_task, load_tuned, save_tuned
 
@@ -81,6 +82,7 @@ class Comparison:
             )
             for name in args.tasks
         ]
+        self.data_fingerprints = {data.task.name: data.fingerprint() for data in self.tasks}
         self.ledger = JsonLines(self.folder / LEDGER_FILE, FineTuningRecord.from_json)
 
     def run(self) -> EvaluationResults:
@@ -90,11 +92,11 @@ class Comparison:
         measurements = self._measure()
         known = self.ledger.read()
         self.ledger.set_to(known)  # without a torn last line
-        texts = {data.task.name: data.fingerprint() for data in self.tasks}
         records = [
             record
             for record in known
-            if self.fingerprints.get(record.model) == record.fingerprint and texts.get(record.task) == record.data
+            if self.fingerprints.get(record.model) == record.fingerprint
+            and self.data_fingerprints.get(record.task) == record.data
         ]
         runs = len(self.tasks) * len(self.sources) * (len(self.args.seeds) + len(self.args.learning_rates) - 1)
         with tqdm(total=runs, desc="Fine-tuning", unit="run") as progress:
@@ -121,8 +123,7 @@ class Comparison:
     def _run_once(
         self, data: TaskData, name: str, seed: int, learning_rate: float, records: list[FineTuningRecord]
     ) -> None:
-        done = _of(records, data.task.name, name, seed=seed, rates=[learning_rate])
-        if any(set(data.test) <= set(record.scores) for record in done):
+        if _of(records, data.task.name, name, seed=seed, rates=[learning_rate]):
             return
         tuned = self._tune(data, name, seed, learning_rate, records)
         started = time.monotonic()
@@ -132,7 +133,7 @@ class Comparison:
             model=name,
             source=self.sources[name].path,
             fingerprint=self.fingerprints[name],
-            data=data.fingerprint(),
+            data=self.data_fingerprints[data.task.name],
             seed=seed,
             learning_rate=learning_rate,
             validation_scores=tuned.validation_scores,
@@ -263,7 +264,7 @@ def _of(
 
 def _majority(data: TaskData) -> dict[str, float]:
     """How often the most frequent label of the training data is right, by language."""
-    if data.task.metric not in ("accuracy", "token_accuracy"):
+    if not METRICS[data.task.metric].share_of_right:
         return {}
 
     def labels(examples: list) -> list[int]:

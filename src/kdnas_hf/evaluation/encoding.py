@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ..distillation.batch import IGNORED_LABEL
 from .task import Example
-
-IGNORED = -100  # what losses of transformers ignore
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def encode_examples(
         before = None
         for word in encoded.word_ids(number):
             first = word is not None and word != before
-            token_labels.append(example.label[word] if first else IGNORED)
+            token_labels.append(example.label[word] if first else IGNORED_LABEL)
             if first:
                 read.append(word)
             before = word

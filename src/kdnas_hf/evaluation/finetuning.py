@@ -20,11 +20,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -36,16 +32,17 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..data import embedded_teacher
 from ..distillation import bf16_pays_off
+from ..distillation.batch import IGNORED_LABEL
+from ..distillation.labelled_texts import padding_collator
+from ..distillation.task_head import TASK_HEADS, TOKEN_CLASSIFICATION
+from ..distillation.teacher import EMBEDDED
 from ..distillation.trainer import StepProgressCallback
 from ..students import train_only
 from .arguments import FineTuningArguments
-from .encoding import IGNORED, EncodedExamples, encode_examples
+from .encoding import EncodedExamples, encode_examples
 from .metrics import METRICS, UNREAD
-from .task import TOKEN_CLASSIFICATION, Example, Task
+from .task import Example, Task
 from .task_data import TaskData
-
-EMBEDDED = "embedded"
-RANDOM = "random"
 
 
 @functools.cache
@@ -126,9 +123,7 @@ class ModelSource:
         Raises:
             ValueError: If there is no such model.
         """
-        auto: Any = AutoModelForSequenceClassification
-        if task.kind == TOKEN_CLASSIFICATION:
-            auto = AutoModelForTokenClassification
+        auto = TASK_HEADS[task.kind]
         names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
         try:
             if self.random_weights:
@@ -350,7 +345,7 @@ def predict_labels(
     if encoded.read_words is None:
         return [labels[int(numbers[position])] for position in in_order]
     return [
-        _word_labels(example, read, numbers[position][marked[position] != IGNORED], labels)
+        _word_labels(example, read, numbers[position][marked[position] != IGNORED_LABEL], labels)
         for example, read, position in zip(examples, encoded.read_words, in_order, strict=True)
     ]
 
@@ -385,9 +380,7 @@ def training_arguments(
 
 def task_collator(task: Task, tokenizer: PreTrainedTokenizerBase) -> Any:
     """Pads a batch of a task's examples."""
-    if task.kind == TOKEN_CLASSIFICATION:
-        return DataCollatorForTokenClassification(tokenizer)
-    return DataCollatorWithPadding(tokenizer)
+    return padding_collator(tokenizer, tags=task.kind == TOKEN_CLASSIFICATION)
 
 
 def best_labels(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
@@ -419,7 +412,7 @@ class ScoreOnValidation:
             predicted = [labels[int(number)] for number in numbers]
         else:
             predicted = [
-                _word_labels(example, read, row[row_labels != IGNORED], labels)
+                _word_labels(example, read, row[row_labels != IGNORED_LABEL], labels)
                 for example, read, row, row_labels in zip(
                     examples, self.encoded.read_words, numbers, marked, strict=True
                 )

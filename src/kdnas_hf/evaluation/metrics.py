@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import datasets
 from seqeval.metrics import f1_score, precision_score, recall_score
+
+from ..distillation.task_head import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 
 
 def _import_evaluate() -> Any:
@@ -25,13 +28,6 @@ def _import_evaluate() -> Any:
 evaluate: Any = _import_evaluate()
 Metric: Any = evaluate.Metric
 
-TEXT_LABELS = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-WORD_LABELS = datasets.Features(
-    {
-        "predictions": datasets.Sequence(datasets.Value("string")),
-        "references": datasets.Sequence(datasets.Value("string")),
-    }
-)
 # what a word is predicted to be that the model did not read; no task has such a label
 UNREAD = ""
 
@@ -42,41 +38,48 @@ class _Metric(Metric):
     Attributes:
         primary: The value by which models are compared.
         kind: The kind of task that it is for.
+        share_of_right: Whether ``primary`` is the share of labels that are right.
     """
 
     primary: str
     kind: str
-    features: datasets.Features
-    description: str
+    share_of_right = False
 
     def __init__(self) -> None:
         super().__init__(keep_in_memory=True)
 
     def _info(self) -> Any:
-        return evaluate.MetricInfo(
-            description=self.description, citation="", inputs_description="", features=self.features
-        )
+        label: Any = datasets.Value("string")
+        given = datasets.Sequence(label) if self.kind == TOKEN_CLASSIFICATION else label
+        features = datasets.Features({"predictions": given, "references": given})
+        return evaluate.MetricInfo(description=str(self.__doc__), citation="", inputs_description="", features=features)
 
 
 class Accuracy(_Metric):
     """The share of texts whose label is right."""
 
     primary = "accuracy"
-    kind = "sequence_classification"
-    features = TEXT_LABELS
-    description = "Share of texts whose label is right."
+    kind = SEQUENCE_CLASSIFICATION
+    share_of_right = True
 
-    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         return {"accuracy": _share_of_equals(predictions, references)}
+
+
+class TokenAccuracy(Accuracy):
+    """The share of words whose label is right."""
+
+    kind = TOKEN_CLASSIFICATION
+
+    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        return super()._compute([*itertools.chain(*predictions)], [*itertools.chain(*references)])
 
 
 class MacroF1(_Metric):
     """F1 of each class that occurs in the references or predictions, averaged."""
 
     primary = "macro_f1"
-    kind = "sequence_classification"
-    features = TEXT_LABELS
-    description = "F1 of each class that occurs, averaged over classes."
+    kind = SEQUENCE_CLASSIFICATION
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         classes = sorted({*predictions, *references})
@@ -92,9 +95,7 @@ class SeqevalF1(_Metric):
     """F1 of whole entities, type and both borders right, as conlleval and XTREME count: seqeval's default reading."""
 
     primary = "f1"
-    kind = "token_classification"
-    features = WORD_LABELS
-    description = "F1 of whole entities (seqeval, default mode)."
+    kind = TOKEN_CLASSIFICATION
 
     def _compute(self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
         read = [[label or "O" for label in labels] for labels in predictions]
@@ -103,23 +104,6 @@ class SeqevalF1(_Metric):
             "f1": float(f1_score(references, read, **arguments)),
             "precision": float(precision_score(references, read, **arguments)),
             "recall": float(recall_score(references, read, **arguments)),
-        }
-
-
-class TokenAccuracy(_Metric):
-    """The share of words whose label is right."""
-
-    primary = "accuracy"
-    kind = "token_classification"
-    features = WORD_LABELS
-    description = "Share of words whose label is right."
-
-    def _compute(self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
-        return {
-            "accuracy": _share_of_equals(
-                [label for labels in predictions for label in labels],
-                [label for labels in references for label in labels],
-            )
         }
 
 

@@ -105,7 +105,7 @@ def probe_models(
     """
     reference = _Encoder(teacher, max_length, batch_size)
     states = reference.states(texts.texts)
-    neighbours = nearest(reference.means(states))
+    neighbours = nearest(mean_vectors(states))
     results = {}
     for name, source in sources.items():
         encoder = _Encoder(source, max_length, batch_size)
@@ -114,8 +114,8 @@ def probe_models(
         r2 = None
         if all(comparable) and encoder.reads_alike(reference, texts.texts):
             r2 = linear_r2(own, states)
-        vectors = encoder.means(own)
-        pairs = {language: encoder.means(encoder.states(found)) for language, found in texts.parallel.items()}
+        vectors = mean_vectors(own)
+        pairs = {language: mean_vectors(encoder.states(found)) for language, found in texts.parallel.items()}
         results[name] = ProbeResult(
             r2=r2,
             nearest_neighbour_overlap=(nearest(vectors) == neighbours).float().mean().item(),
@@ -151,6 +151,35 @@ def linear_r2(inputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], r
     residual = scored_y - mean_y - (scored_x - mean_x) @ weights
     variance = (scored_y - scored_y.mean(0)).square().mean(0)
     return float((1 - residual.square().mean(0) / variance.clamp_min(1e-12)).mean())
+
+
+@torch.inference_mode()
+def last_states(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[Sequence[int]], batch_size: int = 64
+) -> list[torch.Tensor]:
+    """The last states ``(tokens, hidden_size)`` of each text, in the order of the texts, in float32.
+
+    Args:
+        model: Without a head, in eval mode.
+        tokenizer: Pads the texts.
+        input_ids: Of each text.
+        batch_size: Texts in a batch, which are of similar length.
+    """
+    collate: Any = DataCollatorWithPadding(tokenizer)
+    found: list[torch.Tensor] = [torch.empty(0)] * len(input_ids)
+    order = sorted(range(len(input_ids)), key=lambda number: len(input_ids[number]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collate([{"input_ids": input_ids[number]} for number in chosen])
+        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        for number, states in zip(chosen, output.last_hidden_state.float(), strict=True):
+            found[number] = states[: len(input_ids[number])].clone()
+    return found
+
+
+def mean_vectors(states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean of each text's states, of length 1: ``(texts, hidden_size)``."""
+    return torch.nn.functional.normalize(torch.stack([one.mean(0) for one in states]), dim=-1)
 
 
 def nearest(vectors: torch.Tensor) -> torch.Tensor:
@@ -190,24 +219,9 @@ class _Encoder:
         """Whether another model's tokenizer gives the same ids."""
         return self.encode(texts) == other.encode(texts)
 
-    @torch.inference_mode()
     def states(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """The last states of each text ``(tokens, hidden_size)``."""
-        ids = self.encode(texts)
-        collate: Any = DataCollatorWithPadding(self.tokenizer)
-        found: list[torch.Tensor] = [torch.empty(0)] * len(ids)
-        order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            batch = collate([{"input_ids": ids[number]} for number in chosen])
-            output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-            for number, states in zip(chosen, output.last_hidden_state.float(), strict=True):
-                found[number] = states[: len(ids[number])].clone()
-        return found
-
-    def means(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The mean of each text's states, of length 1: ``(texts, hidden_size)``."""
-        return torch.nn.functional.normalize(torch.stack([one.mean(0) for one in states]), dim=-1)
+        return last_states(self.model, self.tokenizer, self.encode(texts), self.batch_size)
 
 
 def _method(texts: ProbeTexts) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..markdown_table import markdown_table
+from .arguments import RANDOM
 from .results import BASELINE, STUDENT, TASK_KD, TEACHER, EvaluationResults, Spread, TaskScores
 
 REPORT_FILE = "results.md"
@@ -42,7 +44,7 @@ def summary(results: EvaluationResults) -> str:
                 ]
             )
     header = ["task", "model", "average", f"average without {_trained(results)}", "retention", "speed-up"]
-    text = table(header, rows)
+    text = markdown_table(header, rows)
     kept = results.retention
     if STUDENT in kept and len(results.tasks) > 1:
         others = [f"{name} {value:.1f} %" for name, value in kept.items() if name != STUDENT]
@@ -73,7 +75,7 @@ def language_table(task: TaskScores, missing_languages: Sequence[str] | None = N
         rows.append(_row(task, f"**average without {task.train_language}**", zero_shot))
         if task.majority:
             rows[-1].append("")
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def probe_table(results: EvaluationResults) -> str:
@@ -87,7 +89,7 @@ def probe_table(results: EvaluationResults) -> str:
         for name, p in results.probes.items()
     ]
     note = next((str(p["method"]) for p in results.probes.values() if p.get("method")), "")
-    text = table(["model", "R² of the teacher's last layer", "nearest neighbours shared", "retrieval"], rows)
+    text = markdown_table(["model", "R² of the teacher's last layer", "nearest neighbours shared", "retrieval"], rows)
     return f"{text}\n\n{note}" if note else text
 
 
@@ -117,7 +119,7 @@ def method(results: EvaluationResults) -> str:
             f"data ({' '.join(asked['task_losses'])}, temperature {asked['task_temperature']:g})."
         )
     if BASELINE in {name for task in results.tasks.values() for name in task.models}:
-        start = "at random" if asked["baseline"] == "random" else "from a checkpoint that was trained without a teacher"
+        start = "at random" if asked["baseline"] == RANDOM else "from a checkpoint that was trained without a teacher"
         lines.append(f"- {BASELINE}: the student's shape, started {start}.")
     if results.latency_method:
         lines.append(f"- Speed-up: encoders without heads. {results.latency_method}")
@@ -158,12 +160,6 @@ def plot_scores(results: EvaluationResults, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def _task_section(task: TaskScores, missing_languages: Sequence[str] | None) -> str:
     data = task.data
     lines = [
@@ -171,12 +167,12 @@ def _task_section(task: TaskScores, missing_languages: Sequence[str] | None) -> 
         f"{_metric(task)} in percent. Trained on {data['train']['examples']:,} examples ({data['train']['source']}), "
         f"stopped by {data['validation']['examples']:,} ({data['validation']['source']}).",
         language_table(task, missing_languages),
-        *_remarks(data),
+        _remarks(data),
     ]
     return "\n\n".join(lines)
 
 
-def _remarks(data: dict) -> list[str]:
+def _remarks(data: dict) -> str:
     """What a reader must know of the data: what was left out, what does not occur, what is no test set."""
     remarks = []
     parts = {"training": data["train"], "validation": data["validation"], **data["test"]}
@@ -189,7 +185,7 @@ def _remarks(data: dict) -> list[str]:
     sources = sorted({part["source"] for part in data["test"].values()})
     shown = ", ".join(sources) if len(sources) <= 4 else f"{', '.join(sources[:3])} and {len(sources) - 3} more"
     remarks.append(f"- Tested on {shown}; `results.json` lists the source and size of each set.")
-    return ["\n".join(remarks)]
+    return "\n".join(remarks)
 
 
 def _row(task: TaskScores, name: str, spreads: dict[str, Spread]) -> list[str]:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..json_lines import JsonRecord
+
 RESULTS_FILE = "results.json"
 CSV_FILE = "scores.csv"
 TEACHER = "teacher"
@@ -19,7 +21,7 @@ TASK_KD = "student+task-KD"
 
 
 @dataclass(frozen=True)
-class FineTuningRecord:
+class FineTuningRecord(JsonRecord):
     """One fine-tuning of one model on one task, and its scores.
 
     Attributes:
@@ -54,22 +56,6 @@ class FineTuningRecord:
     def validation_score(self) -> float:
         """Of the weights that were scored."""
         return max(self.validation_scores)
-
-    def to_json(self) -> str:
-        """The record as one line of JSON."""
-        return json.dumps(asdict(self), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, line: str) -> FineTuningRecord:
-        """Read a line that `to_json` wrote.
-
-        Raises:
-            ValueError: If it is none.
-        """
-        try:
-            return cls(**json.loads(line))
-        except TypeError as error:
-            raise ValueError(f"not a record of a fine-tuning: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -174,6 +160,31 @@ class EvaluationResults:
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
         return {"retention": self.retention, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EvaluationResults:
+        """Read what `as_dict` gave, also after a way through JSON.
+
+        Raises:
+            KeyError, TypeError: If it is something else.
+        """
+
+        def spread(given: Mapping[str, Any] | None) -> Spread | None:
+            # JSON knows no numbers as keys
+            return (
+                None if given is None else Spread(**{**given, "seeds": {int(k): v for k, v in given["seeds"].items()}})
+            )
+
+        def model(given: Mapping[str, Any]) -> ModelScores:
+            languages = {language: spread(one) for language, one in given["languages"].items()}
+            averages = {name: spread(given[name]) for name in ("average", "zero_shot")}
+            return ModelScores(**{**given, "languages": languages, **averages})
+
+        def task(given: Mapping[str, Any]) -> TaskScores:
+            return TaskScores(**{**given, "models": {name: model(one) for name, one in given["models"].items()}})
+
+        known = {name: value for name, value in values.items() if name != "retention"}  # follows from the others
+        return cls(**{**known, "tasks": {name: task(one) for name, one in values["tasks"].items()}})
 
     def save(self, folder: Path) -> None:
         """Write ``results.json`` and ``scores.csv``."""

@@ -12,11 +12,9 @@ from typing import Any
 
 import yaml
 
+from ..distillation.task_head import TASK_HEADS, TOKEN_CLASSIFICATION
 from .metrics import METRICS
 
-SEQUENCE_CLASSIFICATION = "sequence_classification"
-TOKEN_CLASSIFICATION = "token_classification"
-KINDS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
 EMBEDDED_DATA = ("intents",)
 
 
@@ -39,6 +37,10 @@ class HubData:
     train: str = "train"
     validation: str = "validation"
     test: str = "test"
+
+    def config_of(self, language: str) -> str | None:
+        """The configuration of one of the languages; None where the data set has none."""
+        return None if self.config is None else self.config.format(language=self.languages[language])
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Task:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
             raise ValueError(f"name={self.name!r} of a task must be a word: it names its results.")
-        if self.kind not in KINDS:
-            raise ValueError(f"task {self.name}: kind={self.kind!r} is unknown; choose from {', '.join(KINDS)}.")
+        if self.kind not in TASK_HEADS:
+            raise ValueError(f"task {self.name}: kind={self.kind!r} is unknown; choose from {', '.join(TASK_HEADS)}.")
         able = [name for name, metric in METRICS.items() if metric.kind == self.kind]
         if self.metric not in able:
             raise ValueError(

@@ -16,7 +16,8 @@ from transformers.utils import logging
 
 from ..data import embedded_intents
 from ..data.local_files import LocalFile, find_local_files
-from .task import TOKEN_CLASSIFICATION, Example, LanguageData, Task
+from ..distillation.task_head import TOKEN_CLASSIFICATION
+from .task import Example, LanguageData, Task
 
 logger = logging.get_logger(__name__)
 
@@ -42,6 +43,7 @@ class TaskData:
         train: Examples to train on, in the task's training language.
         validation: Examples of the same language that decide when to stop; none of them is tested on.
         test: Examples to test on, by language.
+        from_hub: Whether they are the task's data set on the Hub, and no files that may differ from it.
     """
 
     task: Task
@@ -49,6 +51,7 @@ class TaskData:
     train: LanguageData
     validation: LanguageData
     test: dict[str, LanguageData]
+    from_hub: bool = False
 
     @property
     def absent_labels(self) -> dict[str, list[str]]:
@@ -77,7 +80,13 @@ class TaskData:
         def part(data: LanguageData) -> dict[str, Any]:
             return {"source": data.source, "examples": len(data.examples), "omitted": data.omitted}
 
+        hub = None
+        if self.from_hub and self.task.hub is not None:
+            configs = {language: self.task.hub.config_of(language) for language in self.test}
+            hub = {"dataset": self.task.hub.dataset, "split": self.task.hub.test, "configs": configs}
         return {
+            "kind": self.task.kind,
+            "hub": hub,
             "labels": self.labels,
             "train": part(self.train),
             "validation": part(self.validation),
@@ -157,7 +166,7 @@ def load_task_data(
     if max_train_examples is not None and len(train.examples) > max_train_examples:
         train.examples = train.examples[:max_train_examples]
         train.source += f" (a sample of {max_train_examples})"
-    return TaskData(task, names, train, validation, test)
+    return TaskData(task, names, train, validation, test, from_hub=isinstance(rows, _HubRows))
 
 
 Rows = Iterable[Mapping[str, Any]]
@@ -270,10 +279,9 @@ class _HubRows:
         return sorted(self.hub.languages)
 
     def _rows(self, language: str, split: str) -> tuple[Rows, str]:
-        name = self.hub.languages.get(language)
-        if name is None:
+        if language not in self.hub.languages:
             raise ValueError(f"train_language={language!r} is not among the languages of {self.where}.")
-        config = None if self.hub.config is None else self.hub.config.format(language=name)
+        config = self.hub.config_of(language)
         try:
             dataset: Any = load_dataset(self.hub.dataset, config, split=split)
         except Exception as error:

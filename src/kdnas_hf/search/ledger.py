@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
-from ..json_lines import JsonLines
+from ..json_lines import JsonLines, JsonRecord
 from .space import Architecture
 
 
 @dataclass(frozen=True)
-class ArchitectureRecord:
+class ArchitectureRecord(JsonRecord):
     """What was measured of one architecture.
 
     Attributes:
@@ -47,22 +47,9 @@ class ArchitectureRecord:
     seconds: float
     reward: float | None
 
-    def to_json(self) -> str:
-        """The record as one line of JSON."""
-        return json.dumps(asdict(self), allow_nan=False)
-
     @classmethod
-    def from_json(cls, line: str) -> ArchitectureRecord:
-        """Read a line that `to_json` wrote.
-
-        Raises:
-            ValueError: If it is none.
-        """
-        try:
-            values = json.loads(line)
-            return cls(**values | {"architecture": Architecture(**values["architecture"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a record of an architecture: {error}") from error
+    def _from_values(cls, values: dict[str, Any]) -> Self:
+        return cls(**values | {"architecture": Architecture(**values["architecture"])})
 
 
 class Ledger(JsonLines[ArchitectureRecord]):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..markdown_table import markdown_table
 from .arguments import SearchArguments
 from .ledger import ArchitectureRecord
 from .reward import Reward
@@ -98,11 +99,6 @@ def _r2(record: ArchitectureRecord) -> float:
     return record.r2 if record.r2 is not None else float("-inf")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def _students_section(students: Sequence[DistilledStudent]) -> str:
     rows = [
         [
@@ -117,7 +113,7 @@ def _students_section(students: Sequence[DistilledStudent]) -> str:
         for s in students
     ]
     header = ["student", "architecture", "parameters", "latency (ms)", "speed-up", "R²", "tokens"]
-    return "## The student\n\n" + _table(header, rows)
+    return "## The student\n\n" + markdown_table(header, rows)
 
 
 def _recommendation_section(records: Sequence[ArchitectureRecord], min_speedup: float) -> str:
@@ -141,7 +137,7 @@ def _recommendation_section(records: Sequence[ArchitectureRecord], min_speedup: 
     return (
         "## Recommendation for each latency budget\n\n"
         f"The highest R² among the measured architectures that meet the budget; R² is that after the mini-KD.{note}\n\n"
-        + _table(["budget", "architecture", "R²", "latency (ms)", "speed-up"], rows)
+        + markdown_table(["budget", "architecture", "R²", "latency (ms)", "speed-up"], rows)
     )
 
 
@@ -150,7 +146,7 @@ def _front_section(records: Sequence[ArchitectureRecord]) -> str:
         [f"#{r.number}", str(r.architecture), f"{_r2(r):.3f}", f"{r.latency_ms:.2f}", f"{r.speedup:.2f}x"]
         for r in pareto_front(records)
     ]
-    return "## The Pareto front\n\n" + _table(["trial", "architecture", "R²", "latency (ms)", "speed-up"], rows)
+    return "## The Pareto front\n\n" + markdown_table(["trial", "architecture", "R²", "latency (ms)", "speed-up"], rows)
 
 
 def _architectures_section(records: Sequence[ArchitectureRecord], min_speedup: float) -> str:
@@ -173,7 +169,7 @@ def _architectures_section(records: Sequence[ArchitectureRecord], min_speedup: f
         for r in ordered
     ]
     header = ["trial", "episode", "architecture", "reward", "loss", "R²", "latency (ms)", "speed-up", "state"]
-    return "## Every measured architecture, by reward\n\n" + _table(header, rows)
+    return "## Every measured architecture, by reward\n\n" + markdown_table(header, rows)
 
 
 def _method_section(result: SearchResult, args: SearchArguments, reward: Reward) -> str:
@@ -207,5 +203,5 @@ def _cost_section(result: SearchResult) -> str:
     return (
         "## What the search cost\n\n"
         f"{len(result.records)} architectures, {tokens:,} tokens of mini-KD in all.\n\n"
-        + _table(["stage", "seconds"], rows)
+        + markdown_table(["stage", "seconds"], rows)
     )

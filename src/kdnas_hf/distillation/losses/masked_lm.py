@@ -18,9 +18,9 @@ from transformers.activations import gelu
 from transformers.modeling_outputs import BaseModelOutput
 
 from ...students import InheritedWordEmbeddings, KDNASForMaskedLM
+from ..batch import IGNORED_LABEL
 
 CHUNK_SIZE = 8192
-IGNORED_LABEL = -100
 
 
 class DecoderInputs(NamedTuple):
