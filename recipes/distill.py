@@ -25,6 +25,7 @@ from kdnas_hf import (
     DistillationTrainingArguments,
     TeacherArguments,
     check_writable,
+    document_distillation,
     load_corpus,
     load_teacher,
     parse_arguments,
@@ -88,6 +89,18 @@ def main(argv: list[str] | None = None) -> None:
     trainer.save_model(str(folder / "student"))
     if trainer.is_world_process_zero():
         (folder / "heldout.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        document_distillation(
+            folder / "student",
+            teacher,
+            teacher_args,
+            data_args,
+            training_args,
+            corpus=corpus,
+            sentences=len(splits.train),
+            metrics=metrics,
+            log_history=trainer.state.log_history,
+            command=["accelerate", "launch", "recipes/distill.py", *(sys.argv[1:] if argv is None else argv)],
+        )
     logger.info(f"student: {folder / 'student'}   held-out text: {folder / 'heldout.json'}")
 
 

@@ -19,13 +19,13 @@ from kdnas_hf import (
     ArchitectureSearch,
     DataArguments,
     DistillationTrainingArguments,
-    KDNASModelCardData,
     SearchArguments,
     SearchError,
     SearchSpace,
     TeacherArguments,
     check_search,
     check_writable,
+    document_search,
     load_corpus,
     load_teacher,
     parse_arguments,
@@ -33,7 +33,6 @@ from kdnas_hf import (
     share_cpu_threads,
     split_corpus,
     tokenize_corpus,
-    write_model_card,
 )
 
 logger = logging.get_logger("kdnas_hf.recipes.search")
@@ -82,17 +81,18 @@ def main(argv: list[str] | None = None) -> None:
     result = search.run()
     if not search.is_main:
         return
-    for student in result.students:
-        write_model_card(
-            result,
-            student,
-            KDNASModelCardData.of(
-                teacher_args.teacher, languages=corpus["language"] if "language" in corpus.column_names else []
-            ),
-            teacher=teacher.name,
-            sources=data_args.dataset,
-            command=["accelerate", "launch", "recipes/search.py", *(sys.argv[1:] if argv is None else argv)],
-        )
+    document_search(
+        result,
+        teacher,
+        teacher_args,
+        data_args,
+        search_args,
+        training_args,
+        corpus=corpus,
+        sentences=len(splits.train),
+        space=len(space),
+        command=["accelerate", "launch", "recipes/search.py", *(sys.argv[1:] if argv is None else argv)],
+    )
     best = result.students[0]
     logger.info(
         f"best student: {best.architecture}, {best.speedup:.1f}x faster than its teacher "

@@ -26,7 +26,17 @@ from .distillation import (
     share_cpu_threads,
 )
 from .evaluation import Comparison, EvaluationArguments, FineTuningArguments, Task, load_task_data
-from .hub import KDNASModelCardData, write_model_card, write_scores_into_card
+from .hub import (
+    KDNASModelCardData,
+    ModelCardCallback,
+    PublishArguments,
+    StudentEvidence,
+    document_distillation,
+    document_search,
+    publish,
+    write_model_card,
+    write_scores_into_card,
+)
 from .latency import DeviceFingerprint, LatencyBenchmark, LatencyReport
 from .log_lines import set_up_logging
 from .run_directory import check_writable, refuse_other_run, settle_configuration
@@ -86,12 +96,15 @@ __all__ = [
     "LSTMSampler",
     "LatencyBenchmark",
     "LatencyReport",
+    "ModelCardCallback",
     "NASSearchCallback",
+    "PublishArguments",
     "Reward",
     "SearchArguments",
     "SearchError",
     "SearchResult",
     "SearchSpace",
+    "StudentEvidence",
     "StudentPool",
     "Task",
     "Teacher",
@@ -103,6 +116,8 @@ __all__ = [
     "check_search",
     "check_writable",
     "create_student",
+    "document_distillation",
+    "document_search",
     "embedded_intents",
     "embedded_sentences",
     "embedded_teacher",
@@ -112,6 +127,7 @@ __all__ = [
     "load_teacher",
     "make_controller",
     "parse_arguments",
+    "publish",
     "refuse_other_run",
     "resolve_layer_mapping",
     "set_up_logging",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 import random
@@ -129,6 +130,8 @@ class Teacher:
         self.name = name or model.config._name_or_path
         self.sharded: nn.Module | None = None  # what to call in place of the model, see `place_teacher`
         self.dimensions = TeacherDimensions.from_config(model.config)
+        # as it is deployed: a loss on attention maps makes the teacher attend eagerly, which is slower
+        self.deployed_config = copy.deepcopy(model.config)
         if dtype != torch.float32:
             self.to_dtype(dtype)
 

@@ -737,21 +737,18 @@ class DistillationTrainer(Trainer):
                 self.processing_class.save_pretrained(folder)
 
     def create_model_card(self, *args: Any, student: str | Path | None = None, **kwargs: Any) -> None:
-        """Write the student's card: by a callback that knows how to (`kdnas_hf.ModelCardCallback`), else as `Trainer`.
+        """Let a callback that knows how to (`kdnas_hf.ModelCardCallback`) write the card; without one there is none.
 
         Args:
-            *args: Of `Trainer.create_model_card`.
+            *args: Ignored: a card holds what was measured.
             student: The student's directory; by default ``args.output_dir``.
-            **kwargs: Of `Trainer.create_model_card`.
+            **kwargs: Ignored.
         """
         if not self.is_world_process_zero():
             return
         for callback in self.callback_handler.callbacks:
             if hasattr(callback, "write_card"):
                 callback.write_card(student or self.args.output_dir)
-                return
-        if student is None:
-            super().create_model_card(*args, **kwargs)
 
     def push_to_hub(
         self,

@@ -1,6 +1,45 @@
-"""What a published student carries: its card."""
+"""What a published student carries: its evidence, its card, and how it gets to the Hub."""
 
-from .model_card import KDNASModelCardData, write_model_card
-from .scores_section import write_scores_into_card
+from .arguments import PublishArguments
+from .card_callback import ModelCardCallback
+from .document import document_distillation, document_search
+from .evidence import (
+    LatencyEvidence,
+    SearchEvidence,
+    StudentEvidence,
+    TrainingEvidence,
+    record_evaluation,
+    record_latency,
+    record_search,
+    record_training,
+)
+from .model_card import KDNASModelCardData, render_card, write_model_card, write_scores_into_card
+from .publish import BudgetStudent, HubRepositories, Publication, publish, students_by_budget
+from .staging import PublicationError, StagedStudent, stage_student
 
-__all__ = ["KDNASModelCardData", "write_model_card", "write_scores_into_card"]
+__all__ = [
+    "BudgetStudent",
+    "HubRepositories",
+    "KDNASModelCardData",
+    "LatencyEvidence",
+    "ModelCardCallback",
+    "Publication",
+    "PublicationError",
+    "PublishArguments",
+    "SearchEvidence",
+    "StagedStudent",
+    "StudentEvidence",
+    "TrainingEvidence",
+    "document_distillation",
+    "document_search",
+    "publish",
+    "record_evaluation",
+    "record_latency",
+    "record_search",
+    "record_training",
+    "render_card",
+    "stage_student",
+    "students_by_budget",
+    "write_model_card",
+    "write_scores_into_card",
+]

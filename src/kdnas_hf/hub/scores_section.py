@@ -1,41 +1,35 @@
-"""Writes the scores of an evaluation into the card of the student."""
+"""The scores of an evaluation as a section of the student's card."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from transformers.utils import logging
-
 from ..evaluation import EvaluationResults
 from ..evaluation.report import language_table, method, summary
-
-logger = logging.get_logger(__name__)
 
 # the card's template has these, and between them that nothing was measured
 BEGIN, END = "<!-- scores -->", "<!-- end of scores -->"
 MANY_LANGUAGES = 12
 
 
-def write_scores_into_card(results: EvaluationResults, student: str | Path) -> Path | None:
-    """Put the scores into the place that the card of a local student has for them; again, if there were others.
+def put_scores(card: str | Path, section: str) -> bool:
+    """Put a section of scores into the place that a card has for it; again, if there was another.
 
     Args:
-        results: What was measured.
-        student: The student's directory.
+        card: The card.
+        section: Markdown.
 
     Returns:
-        The card; None if the student has none with such a place, which is logged.
+        Whether it has such a place; one that has none stays as it is.
     """
-    path = Path(student) / "README.md"
-    card = path.read_text(encoding="utf-8") if path.is_file() else ""
+    path = Path(card)
+    text = path.read_text(encoding="utf-8")
     place = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    if not place.search(card):
-        logger.warning(f"{path} has no place for scores ({BEGIN} … {END}); it stays as it is.")
-        return None
-    section = f"{BEGIN}\n{scores_section(results)}\n{END}"
-    path.write_text(place.sub(lambda _: section, card, count=1), encoding="utf-8")
-    return path
+    if not place.search(text):
+        return False
+    path.write_text(place.sub(lambda _: f"{BEGIN}\n{section}\n{END}", text, count=1), encoding="utf-8")
+    return True
 
 
 def scores_section(results: EvaluationResults) -> str:

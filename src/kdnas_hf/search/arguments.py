@@ -58,6 +58,13 @@ class SearchArguments:
         },
     )
     top_k: int = field(default=1, metadata={"help": "Best architectures that are distilled on the full corpus."})
+    speedup_budgets: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Latency budgets, as how many times faster than the teacher. Given, the architecture of the "
+            "highest R² within each is distilled on the full corpus, in place of the top_k."
+        },
+    )
     latency_batch_size: int = field(default=1, metadata={"help": "Texts in a call whose latency is measured."})
     latency_sequence_length: int = field(default=128, metadata={"help": "Tokens in a text whose latency is measured."})
     latency_threads: int = field(default=1, metadata={"help": "CPU threads while latency is measured."})
@@ -86,6 +93,10 @@ class SearchArguments:
             raise ValueError(f"max_pool_memory_gb={self.max_pool_memory_gb} must be positive.")
         if self.mini_kd_epochs <= 0:
             raise ValueError(f"mini_kd_epochs={self.mini_kd_epochs} must be positive.")
+        if self.speedup_budgets is not None and (
+            not self.speedup_budgets or any(budget <= 0 for budget in self.speedup_budgets)
+        ):
+            raise ValueError(f"speedup_budgets={self.speedup_budgets} must be one or several positive numbers.")
         if self.pool_size < 0 or self.min_speedup < 0:
             name = "pool_size" if self.pool_size < 0 else "min_speedup"
             raise ValueError(f"{name}={getattr(self, name)} must not be negative.")

@@ -51,7 +51,7 @@ from .callback import Candidate, NASSearchCallback
 from .configuration import resolve_configuration
 from .controller import make_controller
 from .ledger import ArchitectureRecord
-from .report import write_report
+from .report import recommend, write_report
 from .space import Architecture, SearchSpace
 from .study import SearchStudy
 
@@ -60,6 +60,7 @@ logger = logging.get_logger(__name__)
 STATISTICS_FILE = "teacher_statistics.safetensors"
 RESULTS_FILE = "distillation.json"
 COST_FILE = "cost.json"
+LOG_FILE = "distillation_log.json"
 STUDENT_FOLDER = "student"
 LOCK_FILE = ".lock"
 
@@ -107,6 +108,7 @@ class SearchResult:
         students: The distilled students, best first.
         latency_method: How latency was measured, in one sentence.
         cost: Wall-clock seconds by stage.
+        log_history: What the full distillation logged; of several students the mean of their losses.
     """
 
     folder: Path
@@ -114,6 +116,7 @@ class SearchResult:
     students: list[DistilledStudent]
     latency_method: str
     cost: dict[str, float] = field(default_factory=dict)
+    log_history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class SearchError(RuntimeError):
@@ -158,8 +161,6 @@ class ArchitectureSearch:
         configuration: Mapping[str, Any] | None = None,
     ) -> None:
         self.teacher = teacher
-        # as it is deployed: a loss on attention maps makes the teacher attend eagerly, which is slower
-        self.teacher_config = copy.deepcopy(teacher.model.config)
         self.space = space
         self.train_dataset = train_dataset
         self.proxy_dataset = proxy_dataset
@@ -267,11 +268,12 @@ class ArchitectureSearch:
         self._cache_states()
         statistics = self._statistics()
         self._search(study, statistics)
-        best = self._from_main(study.best(self.args.top_k) if study is not None else None)
+        best = self._from_main(self._winners(study) if study is not None else None)
         if not best:
             raise SearchError(
-                f"none of the measured architectures is at least min_speedup={self.args.min_speedup} times faster than "
-                "the teacher (or all of them diverged); allow smaller shapes in the search space, or lower min_speedup."
+                f"none of the measured architectures is at least {self._least_speedup():g} times faster than the "
+                "teacher (or all of them diverged); allow smaller shapes in the search space, or lower min_speedup and "
+                "speedup_budgets."
             )
         students = self._distil(best, statistics)
         result = SearchResult(
@@ -280,11 +282,23 @@ class ArchitectureSearch:
             students=students,
             latency_method=self._from_main(self.benchmark.describe_method() if self.is_main else None),
             cost=self.cost,
+            log_history=_read_log(self.folder / LOG_FILE),
         )
         if self.is_main:
             self._add_cost("total", time.monotonic() - started)
             write_report(result, self.args, self.teacher.name, self.reward)
         return result
+
+    def _least_speedup(self) -> float:
+        return max(self.args.min_speedup, min(self.args.speedup_budgets or [0.0]))
+
+    def _winners(self, study: SearchStudy) -> list[ArchitectureRecord]:
+        """The architectures to distil on the full corpus: the best, or those that are best for a budget."""
+        if self.args.speedup_budgets is None:
+            return study.best(self.args.top_k)
+        records = study.records()
+        best = [recommend(records, budget, self.args.min_speedup) for budget in sorted(self.args.speedup_budgets)]
+        return list({record.number: record for record in best if record is not None}.values())
 
     def _search(self, study: SearchStudy | None, statistics: HiddenStateStatistics | None) -> None:
         planned = min(self.args.num_episodes * self.args.candidates_per_episode, len(self.space))
@@ -429,7 +443,7 @@ class ArchitectureSearch:
 
     def _measure_latency(self, architectures: Mapping[int, Architecture]) -> LatencyReport:
         """Teacher and students side by side; latency depends on shapes alone, so weights are random."""
-        models = {"teacher": stand_in(type(self.teacher.model), self.teacher_config)}
+        models = {"teacher": stand_in(type(self.teacher.model), self.teacher.deployed_config)}
         for number, architecture in architectures.items():
             models[str(number)] = stand_in(KDNASModel, student_config(self.teacher, architecture))
         return self.benchmark.measure(models)
@@ -559,6 +573,7 @@ class ArchitectureSearch:
         if not students:
             raise SearchError("every student diverged during the full distillation; lower the learning rate.")
         if self.is_main:
+            _write_atomically(self.folder / LOG_FILE, json.dumps(trainer.state.log_history, indent=1))
             _write_atomically(results, json.dumps([asdict(s) for s in students], indent=2))
             self._clean_up(folder)
         return students
@@ -735,6 +750,10 @@ def _identity(dataset: datasets.Dataset) -> str:
     for index in range(0, count, max(count // 256, 1)):
         digest.update(repr(list(dataset[index]["input_ids"])).encode())
     return f"{count} texts, {digest.hexdigest()[:12]}"
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -20,6 +20,7 @@ from .modeling_kdnas import (
     KDNASModel,
     KDNASPreTrainedModel,
 )
+from .native import from_native, to_native, why_not_native, write_native_checkpoint
 from .vocabulary import OccurringWordEmbeddings, train_only
 
 register_auto_classes()
@@ -40,8 +41,12 @@ __all__ = [
     "copy_layers",
     "create_student",
     "fold_embeddings",
+    "from_native",
     "inherit_word_embeddings",
     "read_teacher_layers",
     "residual_basis",
+    "to_native",
     "train_only",
+    "why_not_native",
+    "write_native_checkpoint",
 ]

@@ -1,0 +1,47 @@
+"""Publish a student: checkpoint, tokenizer, card, plots, evidence, in one commit.
+
+    python recipes/publish.py runs/quickstart/student --dry_run
+    python recipes/publish.py runs/quickstart/student --repo_id me/kdnas-2x384 --private false
+    python recipes/publish.py runs/quickstart --all_budgets --repo_id me/kdnas
+
+Every field of `PublishArguments` is a flag and a key of a YAML file. A student whose shape allows it becomes a stock
+XLM-RoBERTa checkpoint, which needs no code of ours. Log in before (`hf auth login`, or set HF_TOKEN).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from transformers.utils import logging
+
+from kdnas_hf import parse_arguments, set_up_logging
+from kdnas_hf.hub import Publication, PublishArguments, publish
+
+logger = logging.get_logger("kdnas_hf.recipes.publish")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Publish what the command line asks for."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and not argv[0].startswith("-") and Path(argv[0]).suffix not in (".yaml", ".yml", ".json"):
+        argv = ["--student", *argv]
+    (args,) = parse_arguments((PublishArguments,), argv)
+    set_up_logging()
+
+    def show(publication: Publication) -> None:
+        if publication.url is None:
+            sys.stdout.write(f"{publication.card}\n")
+            logger.info(f"would be sent to {publication.repo_id}:\n{publication.description}")
+        else:
+            logger.info(f"{publication.description}\npublished: {publication.url}")
+
+    publish(args, show=show)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        # bad input: the message says what to do, a traceback would hide it
+        sys.exit(f"error: {error}")

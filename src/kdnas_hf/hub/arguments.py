@@ -1,0 +1,74 @@
+"""Arguments of a publication."""
+
+# No `from __future__ import annotations` here: HfArgumentParser needs annotations that are types, not strings.
+
+from dataclasses import dataclass, field
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+
+@dataclass
+class PublishArguments:
+    """What is published, and where.
+
+    Raises:
+        ValueError: A field has an impossible value.
+    """
+
+    student: str = field(
+        default="runs/quickstart/student",
+        metadata={"help": "Directory of the student; with all_budgets that of the search, which holds the students."},
+    )
+    repo_id: str | None = field(
+        default=None,
+        metadata={
+            "help": "Repository, as <owner>/<name>; by default <you>/kdnas-<layers>x<width>. With all_budgets the "
+            "repositories are called after it and the budget."
+        },
+    )
+    native: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Publish a stock XLM-RoBERTa checkpoint, which needs no code of ours; by default where the "
+            "student's shape allows it."
+        },
+    )
+    private: bool = field(default=True, metadata={"help": "Whether the repository is private."})
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch to commit to, made if it is missing; by default main."}
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence to state, by default the teacher's; the Hub's name of one, as mit."}
+    )
+    without_scores: bool = field(
+        default=False, metadata={"help": "Publish a student that no downstream task was scored on; its card says so."}
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace what the repository holds also if it is no student of kdnas_hf."}
+    )
+    all_budgets: bool = field(
+        default=False, metadata={"help": "Publish a search's students, one for each latency budget, as a collection."}
+    )
+    speedup_budgets: list[float] = field(
+        default_factory=lambda: [2.0, 4.0, 7.0, 10.0],
+        metadata={"help": "Latency budgets of all_budgets: how many times faster than the teacher."},
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Show what would be sent, and send nothing."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Also leave in this new or empty directory what is, or would be, sent."}
+    )
+    commit_message: str = field(default="Publish a student", metadata={"help": "Message of the commit."})
+
+    def __post_init__(self) -> None:
+        if self.repo_id is not None:
+            try:
+                validate_repo_id(self.repo_id)
+            except HFValidationError as error:
+                raise ValueError(f"repo_id={self.repo_id!r} names no repository: {error}") from error
+            if not self.all_budgets and "/" not in self.repo_id:
+                raise ValueError(f"repo_id={self.repo_id!r} must be <owner>/<name>.")
+        if not self.speedup_budgets or any(budget <= 0 for budget in self.speedup_budgets):
+            raise ValueError(f"speedup_budgets={self.speedup_budgets} must be one or several positive numbers.")
+        if not self.commit_message.strip():
+            raise ValueError("commit_message must not be empty.")

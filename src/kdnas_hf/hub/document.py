@@ -1,0 +1,156 @@
+"""Leaves evidence and card beside the students that a recipe made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import AutoModel
+
+from ..data import DataArguments
+from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
+from ..latency import LatencyBenchmark, stand_in
+from ..search import SearchArguments, SearchResult
+from .evidence import EVIDENCE_FOLDER, TRAINING_FILE, record_latency, record_search, record_training
+from .model_card import write_model_card
+
+LATENCY_TOKENS = 128
+
+
+def document_search(
+    result: SearchResult,
+    teacher: Teacher,
+    teacher_args: TeacherArguments,
+    data_args: DataArguments,
+    search_args: SearchArguments,
+    training_args: DistillationTrainingArguments,
+    corpus: datasets.Dataset,
+    sentences: int,
+    space: int,
+    command: Sequence[str],
+) -> list[Path]:
+    """Evidence and card of every student that a search distilled; evidence that is there already stays.
+
+    The latency of each is measured once more, with its teacher's: that of the search was one of many from which the
+    best was chosen, and is the lower for it.
+
+    Args:
+        result: The search.
+        teacher: The teacher.
+        teacher_args: As which it was asked for.
+        data_args: The text.
+        search_args: Of the search.
+        training_args: Of the distillation.
+        corpus: The text.
+        sentences: Training texts.
+        space: Members of the search space.
+        command: The command that runs.
+
+    Returns:
+        The cards.
+    """
+    cards = []
+    for student in result.students:
+        folder = result.folder / student.path
+        if not (folder / EVIDENCE_FOLDER / TRAINING_FILE).is_file():
+            record_search(folder, result, student, search_args, space)
+            measure_latency(
+                folder,
+                teacher,
+                LatencyBenchmark(
+                    batch_size=search_args.latency_batch_size,
+                    sequence_length=search_args.latency_sequence_length,
+                    threads=search_args.latency_threads,
+                    repeats=search_args.latency_repeats,
+                ),
+            )
+            record_training(
+                folder,
+                teacher=teacher,
+                teacher_args=teacher_args,
+                data_args=data_args,
+                training_args=training_args,
+                languages=languages_of(corpus),
+                sentences=sentences,
+                tokens=student.tokens,
+                r2=student.r2,
+                r2_per_layer=student.r2_per_layer,
+                log_history=result.log_history,
+                command=command,
+            )
+        cards.append(write_model_card(folder))
+    return cards
+
+
+def document_distillation(
+    student: str | Path,
+    teacher: Teacher,
+    teacher_args: TeacherArguments,
+    data_args: DataArguments,
+    training_args: DistillationTrainingArguments,
+    corpus: datasets.Dataset,
+    sentences: int,
+    metrics: Mapping[str, float],
+    log_history: Sequence[Mapping[str, Any]],
+    command: Sequence[str],
+) -> Path:
+    """Evidence and card of a student whose shape was chosen by hand.
+
+    Args:
+        student: The student's directory.
+        teacher: The teacher.
+        teacher_args: As which it was asked for.
+        data_args: The text.
+        training_args: Of the distillation.
+        corpus: The text.
+        sentences: Training texts.
+        metrics: What the trainer's last evaluation measured.
+        log_history: What it logged.
+        command: The command that runs.
+
+    Returns:
+        The card.
+    """
+    layer = "eval_r2_layer_"
+    positions = getattr(teacher.model.config, "max_position_embeddings", LATENCY_TOKENS + 2)
+    # two rows less: encoders like XLM-R count positions from the row after that of padding
+    measure_latency(student, teacher, LatencyBenchmark(sequence_length=min(LATENCY_TOKENS, positions - 2)))
+    record_training(
+        student,
+        teacher=teacher,
+        teacher_args=teacher_args,
+        data_args=data_args,
+        training_args=training_args,
+        languages=languages_of(corpus),
+        sentences=sentences,
+        tokens=int(metrics["eval_trained_tokens"]),
+        r2=metrics.get("eval_r2"),
+        r2_per_layer={key.removeprefix(layer): value for key, value in metrics.items() if key.startswith(layer)},
+        log_history=log_history,
+        command=command,
+    )
+    return write_model_card(student)
+
+
+def measure_latency(student: str | Path, teacher: Teacher, benchmark: LatencyBenchmark) -> None:
+    """Time a student beside its teacher, and keep the result as evidence.
+
+    Args:
+        student: The student's directory.
+        teacher: The teacher; one of its shape with random weights is timed, as it may be on another device.
+        benchmark: What measures.
+    """
+    models = {
+        "teacher": stand_in(type(teacher.model), teacher.deployed_config),
+        "student": AutoModel.from_pretrained(student, dtype="float32"),
+    }
+    record_latency(student, benchmark.measure(models))
+
+
+def languages_of(corpus: datasets.Dataset) -> list[str]:
+    """The languages of a text, where it says them."""
+    if "language" not in corpus.column_names:
+        return []
+    return sorted({language for language in corpus["language"] if language})

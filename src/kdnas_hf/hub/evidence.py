@@ -1,0 +1,423 @@
+"""What is known of a student: how it was trained, found, timed and scored, kept beside it in public form.
+
+A student's directory holds the folder ``evidence/``; its card is made of that and of ``config.json`` alone, so that a
+number without a measurement behind it cannot get there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import logging
+
+from ..data import DataArguments
+from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
+from ..evaluation import EvaluationResults
+from ..json_lines import JsonLines
+from ..latency import DeviceFingerprint, LatencyReport
+from ..search import Architecture, ArchitectureRecord, DistilledStudent, SearchArguments, SearchResult
+from ..search.report import PLOT_FILE as PARETO_PLOT
+from ..version import __version__
+from .public_text import public, public_command, public_values
+
+logger = logging.get_logger(__name__)
+
+EVIDENCE_FOLDER = "evidence"
+TRAINING_FILE = "training.json"
+SEARCH_FILE = "search.json"
+LEDGER_FILE = "architectures.jsonl"
+LATENCY_FILE = "latency.json"
+EVALUATION_FILE = "evaluation.json"
+EMBEDDED_TEACHER_ID = "intfloat/multilingual-e5-small"
+EMBEDDED_TEXTS = "the embedded sentences of kdnas_hf (home-assistant-intents, chatterbot-corpus)"
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A point of a training curve.
+
+    Attributes:
+        step: Optimizer steps so far.
+        tokens: Real tokens so far; None where it was not counted.
+        loss: Mean training loss since the point before.
+    """
+
+    step: int
+    loss: float
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainingEvidence:
+    """How a student was distilled.
+
+    Attributes:
+        teacher: What the teacher is called.
+        teacher_id: Its id on the Hub; None if it has none.
+        teacher_revision: The revision that was asked for.
+        teacher_license: Its licence as its card gives it; None if that is not known.
+        texts: Where the text came from.
+        datasets: Those of them that are datasets of the Hub.
+        languages: Languages of the text; empty if they are not known.
+        sentences: Training texts.
+        max_length: Longest text in tokens.
+        heldout_sentences: Texts that were kept out of training.
+        losses: Losses with their weights.
+        settings: What else changes what is learnt, as `DistillationTrainingArguments` calls it.
+        seed: The seed.
+        tokens: Real tokens that the student was trained on, repetitions counted.
+        r2: R² of the last mapped layer on held-out text.
+        r2_per_layer: R² of each mapped layer.
+        curve: Of the training loss.
+        seconds: Wall-clock time of the distillation; None if it is not known.
+        processes: Processes that trained together.
+        command: The command that made it.
+        date: When it ended (UTC, ISO 8601).
+        device: What it was trained on.
+        versions: Of the libraries.
+    """
+
+    teacher: str
+    teacher_id: str | None
+    teacher_revision: str | None
+    teacher_license: str | None
+    texts: list[str]
+    datasets: list[str]
+    languages: list[str]
+    sentences: int
+    max_length: int
+    heldout_sentences: int
+    losses: list[str]
+    settings: dict[str, Any]
+    seed: int
+    tokens: int
+    r2: float | None
+    r2_per_layer: dict[str, float]
+    curve: list[CurvePoint]
+    seconds: float | None
+    processes: int
+    command: list[str]
+    date: str
+    device: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchEvidence:
+    """How a student's shape was found.
+
+    Attributes:
+        architecture: Its shape.
+        rank: Its place among the students that the search distilled, from 1, by reward.
+        controller: Who chose the candidates.
+        space: Members of the search space.
+        min_speedup: Hard constraint on the speed-up; 0 is none.
+        latency_method: How latency was measured during the search.
+        seconds: Wall-clock time by stage.
+        records: Every architecture that was measured.
+    """
+
+    architecture: Architecture
+    rank: int
+    controller: str
+    space: int
+    min_speedup: float
+    latency_method: str
+    seconds: dict[str, float]
+    records: list[ArchitectureRecord]
+
+    @property
+    def record(self) -> ArchitectureRecord | None:
+        """What the search measured of this shape."""
+        return next((record for record in self.records if record.architecture == self.architecture), None)
+
+
+@dataclass(frozen=True)
+class LatencyEvidence:
+    """One latency measurement, of teacher and student side by side.
+
+    Attributes:
+        backend: What ran the models, and in which precision.
+        batch_size: Texts in a call.
+        sequence_length: Tokens in a text.
+        threads: CPU threads.
+        samples: Timed calls of each model.
+        student_ms: The student's median, in milliseconds.
+        student_iqr_ms: Its interquartile range.
+        teacher_ms: The teacher's median.
+        teacher_iqr_ms: Its interquartile range.
+        device: The machine.
+    """
+
+    backend: str
+    batch_size: int
+    sequence_length: int
+    threads: int
+    samples: int
+    student_ms: float
+    student_iqr_ms: float
+    teacher_ms: float
+    teacher_iqr_ms: float
+    device: str
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than the teacher the student is, by medians."""
+        return self.teacher_ms / self.student_ms
+
+
+@dataclass(frozen=True)
+class StudentEvidence:
+    """All that is known of a student.
+
+    Attributes:
+        config: Its configuration.
+        training: How it was distilled; None if that is not known.
+        search: How its shape was found; None if it was chosen by hand, or that is not known.
+        latency: Latency measurements.
+        evaluation: Scores on downstream tasks; None if there are none.
+    """
+
+    config: PretrainedConfig
+    training: TrainingEvidence | None = None
+    search: SearchEvidence | None = None
+    latency: list[LatencyEvidence] = field(default_factory=list)
+    evaluation: EvaluationResults | None = None
+
+    @classmethod
+    def load(cls, student: str | Path) -> StudentEvidence:
+        """Read a student's configuration and evidence.
+
+        Raises:
+            FileNotFoundError: If there is no such student.
+            ValueError: If a file of the evidence is damaged.
+        """
+        folder = Path(student)
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{str(student)!r} holds no config.json: it is no student's directory.")
+        evidence = folder / EVIDENCE_FOLDER
+        training = _read(evidence / TRAINING_FILE)
+        search = _read(evidence / SEARCH_FILE)
+        evaluation = _read(evidence / EVALUATION_FILE)
+        try:
+            return cls(
+                config=AutoConfig.from_pretrained(folder),
+                training=training
+                and TrainingEvidence(**training | {"curve": [CurvePoint(**point) for point in training["curve"]]}),
+                search=search
+                and SearchEvidence(
+                    **search | {"architecture": Architecture(**search["architecture"])},
+                    records=JsonLines(evidence / LEDGER_FILE, ArchitectureRecord.from_json).read(),
+                ),
+                latency=[LatencyEvidence(**row) for row in _read(evidence / LATENCY_FILE) or []],
+                evaluation=evaluation and EvaluationResults.from_dict(evaluation),
+            )
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{evidence} holds what this version does not write: {error}; remove it.") from error
+
+
+# ---- writing ----
+
+
+def record_training(
+    student: str | Path,
+    *,
+    teacher: Teacher,
+    teacher_args: TeacherArguments,
+    data_args: DataArguments,
+    training_args: DistillationTrainingArguments,
+    languages: Iterable[str],
+    sentences: int,
+    tokens: int,
+    r2: float | None,
+    r2_per_layer: Mapping[str, float],
+    log_history: Sequence[Mapping[str, Any]],
+    command: Sequence[str],
+) -> TrainingEvidence:
+    """Keep how a student was distilled.
+
+    Args:
+        student: The student's directory.
+        teacher: The teacher.
+        teacher_args: As which it was asked for.
+        data_args: The text.
+        training_args: Of the distillation.
+        languages: Of the text, where they are known.
+        sentences: Training texts.
+        tokens: Real tokens that the student was trained on.
+        r2: R² of its last mapped layer on held-out text.
+        r2_per_layer: R² of each mapped layer.
+        log_history: What the trainer logged, `TrainerState.log_history`.
+        command: The command.
+    """
+    from ..search.configuration import training_configuration
+
+    embedded = teacher_args.teacher == "embedded"
+    local = Path(teacher_args.teacher).exists()
+    settings = training_configuration(training_args)
+    evidence = TrainingEvidence(
+        teacher=public(teacher.name),
+        teacher_id=EMBEDDED_TEACHER_ID if embedded else None if local else teacher_args.teacher,
+        teacher_revision=teacher_args.teacher_revision,
+        teacher_license=teacher_license(teacher_args.teacher),
+        texts=[EMBEDDED_TEXTS if name == "embedded" else public(name) for name in data_args.dataset],
+        datasets=[name for name in data_args.dataset if _is_hub_id(name)],
+        languages=sorted({language for language in languages if language}),
+        sentences=sentences,
+        max_length=data_args.max_length,
+        heldout_sentences=data_args.heldout_sentences,
+        losses=[f"{name}:{weight:g}" for name, weight in training_args.loss_weights.items()],
+        settings=public_values(settings),
+        seed=training_args.seed,
+        tokens=tokens,
+        r2=r2,
+        r2_per_layer=dict(r2_per_layer),
+        curve=training_curve(log_history),
+        seconds=next((entry["elapsed_seconds"] for entry in reversed(log_history) if "elapsed_seconds" in entry), None),
+        processes=training_args.world_size,
+        command=public_command(command),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=str(DeviceFingerprint.of("cuda" if torch.cuda.is_available() else "cpu")),
+        versions=versions(),
+    )
+    _write(Path(student) / EVIDENCE_FOLDER / TRAINING_FILE, asdict(evidence))
+    return evidence
+
+
+def record_search(
+    student: str | Path, result: SearchResult, found: DistilledStudent, args: SearchArguments, space: int
+) -> SearchEvidence:
+    """Keep how a student's shape was found: the ledger, the plot and the search's own figures.
+
+    Args:
+        student: The student's directory.
+        result: The search.
+        found: The student among those that it distilled.
+        args: Of the search.
+        space: Members of the search space.
+    """
+    evidence = SearchEvidence(
+        architecture=found.architecture,
+        rank=result.students.index(found) + 1,
+        controller=args.controller,
+        space=space,
+        min_speedup=args.min_speedup,
+        latency_method=result.latency_method,
+        seconds=dict(result.cost),
+        records=list(result.records),
+    )
+    folder = Path(student) / EVIDENCE_FOLDER
+    values = asdict(evidence)
+    del values["records"]
+    _write(folder / SEARCH_FILE, values)
+    JsonLines(folder / LEDGER_FILE, ArchitectureRecord.from_json).set_to(evidence.records)
+    if (result.folder / PARETO_PLOT).is_file():
+        shutil.copyfile(result.folder / PARETO_PLOT, folder / PARETO_PLOT)
+    return evidence
+
+
+def record_latency(student: str | Path, report: LatencyReport, name: str = "student") -> list[LatencyEvidence]:
+    """Keep a latency measurement; one of the same kind on the same machine replaces that before.
+
+    Args:
+        student: The student's directory.
+        report: With the measurements ``teacher`` and ``name``.
+        name: What the student is called in it.
+    """
+    path = Path(student) / EVIDENCE_FOLDER / LATENCY_FILE
+    mine, teachers = report.measurements[name], report.measurements["teacher"]
+    measured = LatencyEvidence(
+        backend="PyTorch eager, float32",
+        batch_size=report.batch_size,
+        sequence_length=report.sequence_length,
+        threads=report.threads,
+        samples=min(mine.samples, teachers.samples),
+        student_ms=mine.median_ms,
+        student_iqr_ms=mine.iqr_ms,
+        teacher_ms=teachers.median_ms,
+        teacher_iqr_ms=teachers.iqr_ms,
+        device=str(report.fingerprint),
+    )
+
+    def kind(row: LatencyEvidence) -> tuple[Any, ...]:
+        return row.backend, row.batch_size, row.sequence_length, row.threads, row.device
+
+    rows = [LatencyEvidence(**values) for values in _read(path) or []]
+    rows = [row for row in rows if kind(row) != kind(measured)] + [measured]
+    _write(path, [asdict(row) for row in rows])
+    return rows
+
+
+def record_evaluation(student: str | Path, results: EvaluationResults) -> None:
+    """Keep scores on downstream tasks in public form."""
+    _write(Path(student) / EVIDENCE_FOLDER / EVALUATION_FILE, public_values(results.as_dict()))
+
+
+# ---- what is known without being asked ----
+
+
+def training_curve(log_history: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
+    """The training losses that a trainer logged."""
+    return [
+        CurvePoint(step=int(entry["step"]), loss=float(entry["loss"]), tokens=entry.get("trained_tokens"))
+        for entry in log_history
+        if "loss" in entry
+    ]
+
+
+def teacher_license(teacher: str) -> str | None:
+    """The licence of a teacher as its card gives it; None if there is no card to be had, or it names none."""
+    if teacher == "embedded":
+        return "mit"
+    path = Path(teacher) / "README.md"
+    try:
+        if Path(teacher).exists():
+            card = huggingface_hub.ModelCard.load(path) if path.is_file() else None
+        else:
+            card = huggingface_hub.ModelCard.load(teacher)
+    except Exception as error:  # a card is a courtesy: without a network, or malformed, it stays unknown
+        logger.info(f"the licence of {teacher} is not known: {error}")
+        return None
+    given = card.data.get("license") if card is not None else None
+    return given if isinstance(given, str) else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a training depends on."""
+    import datasets
+    import transformers
+
+    import accelerate
+
+    modules = {"torch": torch, "transformers": transformers, "accelerate": accelerate, "datasets": datasets}
+    return {"kdnas-hf": __version__} | {name: module.__version__ for name, module in modules.items()}
+
+
+def _is_hub_id(name: str) -> bool:
+    return name != "embedded" and not Path(name).exists() and not any(c in name for c in "*?[\\~") and "." not in name
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, and measure again.") from error
+
+
+def _write(path: Path, values: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

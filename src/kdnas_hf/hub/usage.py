@@ -1,0 +1,79 @@
+"""How to use a student, as its card shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PretrainedConfig
+
+AUTO_CLASSES = {
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+}
+PIPELINES = {
+    "AutoModel": ("feature-extraction", "Guten Morgen"),
+    "AutoModelForMaskedLM": ("fill-mask", "Guten <mask>"),
+    "AutoModelForSequenceClassification": ("text-classification", "Guten Morgen"),
+    "AutoModelForTokenClassification": ("token-classification", "Guten Morgen, Berlin"),
+}
+
+
+def usage(config: PretrainedConfig, repo_id: str, native: bool, artefacts: Sequence[str]) -> str:
+    """Markdown with code that loads and runs a student.
+
+    Args:
+        config: The student's configuration.
+        repo_id: Where it is published.
+        native: Whether it is a stock checkpoint, which needs no code of ours.
+        artefacts: Exported models in the repository, by file name.
+    """
+    (architecture, *_) = config.architectures or [""]
+    auto = next((name for head, name in AUTO_CLASSES.items() if architecture.endswith(head)), "AutoModel")
+    trust = "" if native else ", trust_remote_code=True"
+    outputs = "last_hidden_state" if auto == "AutoModel" else "start_logits" if "Question" in auto else "logits"
+    call = 'tokenizer("Wo ist sie?", "Sie ist in Bonn.", return_tensors="pt")' if "Question" in auto else (
+        'tokenizer("Guten Morgen", return_tensors="pt")'
+    )  # fmt: skip
+    blocks = [
+        f"""```python
+from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("{repo_id}"{trust})
+tokenizer = AutoTokenizer.from_pretrained("{repo_id}")
+outputs = model(**{call}).{outputs}
+```"""
+    ]
+    if auto in PIPELINES:
+        task, text = PIPELINES[auto]
+        blocks.append(
+            f"""```python
+from transformers import pipeline
+
+run = pipeline("{task}", model="{repo_id}"{trust})
+run("{text}")
+```"""
+        )
+    if native:
+        blocks.append(
+            "It is an ordinary XLM-RoBERTa checkpoint: whatever loads those loads it, and no code comes with it."
+            + (
+                " `AutoModel` adds a pooler, which is new and not trained; use the hidden states."
+                if auto == "AutoModel"
+                else ""
+            )
+        )
+    else:
+        blocks.append("With `kdnas_hf` installed and imported, `trust_remote_code` is not needed.")
+    if auto == "AutoModel":
+        blocks.append(
+            "Fine-tune it with `AutoModelForSequenceClassification`, `AutoModelForTokenClassification` or "
+            "`AutoModelForQuestionAnswering` and a plain `Trainer`."
+        )
+    if artefacts:
+        listed = ", ".join(f"`{name}`" for name in artefacts)
+        blocks.append(f"ONNX and OpenVINO: this repository holds {listed}.")
+    else:
+        blocks.append("ONNX and OpenVINO: no exported model is in this repository.")
+    return "\n\n".join(blocks)

@@ -1,0 +1,160 @@
+"""What is kept of a student: read back as it was written, in public form, and damaged files named."""
+
+import dataclasses
+import json
+
+import pytest
+from example_evidence import (
+    example_evaluation,
+    example_latency,
+    example_search,
+    example_training,
+    save_example_student,
+)
+
+from kdnas_hf import DataArguments, DistillationTrainingArguments, LatencyBenchmark, StudentEvidence, TeacherArguments
+from kdnas_hf.evaluation import EvaluationResults
+from kdnas_hf.hub import record_latency, record_training
+from kdnas_hf.hub.evidence import teacher_license, training_curve
+from kdnas_hf.latency import DeviceFingerprint, LatencyMeasurement, LatencyReport
+
+
+@pytest.fixture
+def student(tmp_path, tokenizer):
+    return save_example_student(tmp_path / "student", tokenizer)
+
+
+def test_evidence_is_read_back_as_it_was_written(student):
+    evidence = StudentEvidence.load(student)
+    assert evidence.training == example_training()
+    assert evidence.search == example_search()
+    assert evidence.search.record.r2 == 0.36
+    assert evidence.latency == [example_latency()]
+    assert evidence.evaluation.as_dict() == example_evaluation().as_dict() | {
+        "configuration": evidence.evaluation.configuration
+    }
+    assert evidence.config.hidden_size == 16
+
+
+def test_scores_survive_json():
+    results = example_evaluation()
+    again = EvaluationResults.from_dict(json.loads(json.dumps(results.as_dict())))
+    assert again == results
+    assert again.tasks["topic"].models["student"].average.seeds.keys() == {0, 1}  # numbers, not their names
+
+
+def test_a_student_without_evidence_is_one_of_which_nothing_is_known(student):
+    for path in (student / "evidence").iterdir():
+        path.unlink()
+    evidence = StudentEvidence.load(student)
+    assert (evidence.training, evidence.search, evidence.latency, evidence.evaluation) == (None, None, [], None)
+
+
+@pytest.mark.parametrize("name", ["training.json", "search.json", "latency.json", "evaluation.json"])
+@pytest.mark.parametrize("content", ["{", '{"odd": 1}'])
+def test_damaged_evidence_is_named(student, name, content):
+    (student / "evidence" / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"evidence.*(damaged|does not write)|{name}"):
+        StudentEvidence.load(student)
+
+
+def test_what_is_no_student_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        StudentEvidence.load(tmp_path)
+
+
+def test_a_training_is_recorded_in_public_form(student, teacher, teacher_path, tmp_path):
+    texts = tmp_path / "sw.txt"
+    texts.write_text("bap\n")
+    evidence = record_training(
+        student,
+        teacher=teacher,
+        teacher_args=TeacherArguments(teacher=str(teacher_path)),
+        data_args=DataArguments(dataset=[str(texts), "someone/texts", "embedded"]),
+        training_args=DistillationTrainingArguments(
+            output_dir=str(tmp_path / "run"), report_to="none", use_cpu=True, losses=["hidden_states", "relations:0.5"]
+        ),
+        languages=["sw", "", "de", "sw"],
+        sentences=7,
+        tokens=70,
+        r2=0.5,
+        r2_per_layer={"1": 0.5},
+        log_history=[
+            {"step": 1, "loss": 0.9, "trained_tokens": 10, "elapsed_seconds": 2.0},
+            {"step": 1, "eval_loss": 0.8},
+            {"step": 2, "loss": 0.7, "trained_tokens": 20, "elapsed_seconds": 4.5},
+        ],
+        command=["recipes/distill.py", "--output_dir", str(tmp_path / "run"), "--hub_token", "secret"],
+    )
+    assert StudentEvidence.load(student).training == evidence
+    assert evidence.texts[0] == "sw.txt"
+    assert "home-assistant-intents" in evidence.texts[2]
+    assert evidence.datasets == ["someone/texts"]
+    assert evidence.teacher_id is None  # a local teacher has no place on the Hub
+    assert evidence.losses == ["hidden_states:1", "relations:0.5"]
+    assert evidence.languages == ["de", "sw"]
+    assert evidence.command == ["recipes/distill.py", "--output_dir", "run", "--hub_token", "<token>"]
+    assert [(point.step, point.loss, point.tokens) for point in evidence.curve] == [(1, 0.9, 10), (2, 0.7, 20)]
+    assert evidence.seconds == 4.5
+    assert str(tmp_path) not in (student / "evidence" / "training.json").read_text()
+
+
+def test_a_curve_of_another_trainer_lacks_tokens():
+    assert training_curve([{"step": 3, "loss": 1.5}])[0].tokens is None
+
+
+def test_the_embedded_teacher_is_named_by_its_id(student, teacher, tmp_path):
+    evidence = record_training(
+        student, teacher=teacher, teacher_args=TeacherArguments(), data_args=DataArguments(),
+        training_args=DistillationTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True),
+        languages=[], sentences=1, tokens=1, r2=None, r2_per_layer={}, log_history=[], command=[],
+    )  # fmt: skip
+    assert evidence.teacher_id == "intfloat/multilingual-e5-small"
+    assert evidence.teacher_license == "mit"
+    assert evidence.seconds is None
+
+
+def test_the_licence_is_that_of_the_teachers_card(tmp_path, monkeypatch):
+    assert teacher_license(str(tmp_path)) is None
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    assert teacher_license(str(tmp_path)) == "apache-2.0"
+    (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
+    assert teacher_license(str(tmp_path)) is None  # a malformed card stops no training
+
+    def no_network(name):
+        raise OSError("offline")
+
+    monkeypatch.setattr("huggingface_hub.ModelCard.load", no_network)
+    assert teacher_license("someone/teacher") is None
+
+
+def test_a_measurement_of_the_same_kind_replaces_the_one_before(student):
+    def report(student_ms, threads):
+        measurements = {
+            "teacher": LatencyMeasurement(20.0, 1.0, 5),
+            "student": LatencyMeasurement(student_ms, 0.5, 5),
+        }
+        return LatencyReport(measurements, 1, 8, threads, DeviceFingerprint.of("cpu"))
+
+    (student / "evidence" / "latency.json").unlink()
+    record_latency(student, report(4.0, 1))
+    record_latency(student, report(2.0, 2))
+    rows = record_latency(student, report(5.0, 1))
+    assert [(row.threads, row.student_ms, row.speedup) for row in rows] == [(2, 2.0, 10.0), (1, 5.0, 4.0)]
+    assert StudentEvidence.load(student).latency == rows
+
+
+def test_latency_is_that_of_teacher_and_student_side_by_side(student, teacher):
+    from kdnas_hf.hub.document import measure_latency
+
+    (student / "evidence" / "latency.json").unlink()
+    measure_latency(student, teacher, LatencyBenchmark(sequence_length=8, repeats=3, warmup=0))
+    (row,) = StudentEvidence.load(student).latency
+    assert (row.sequence_length, row.samples) == (8, 3)
+    assert row.teacher_ms > row.student_ms > 0  # four layers of 32 against one of 16
+
+
+def test_search_evidence_knows_its_own_record_by_its_shape():
+    search = example_search()
+    assert dataclasses.replace(search, records=[]).record is None
+    assert search.record.number == 0
