@@ -1,11 +1,13 @@
 """Publish a student: checkpoint, tokenizer, card, plots, evidence, in one commit.
 
     python recipes/publish.py runs/quickstart/student --dry_run
+    python recipes/publish.py runs/quickstart/student --native
     python recipes/publish.py runs/quickstart/student --repo_id me/kdnas-2x384 --private false
     python recipes/publish.py runs/quickstart --all_budgets --repo_id me/kdnas
 
 Every field of `PublishArguments` is a flag and a key of a YAML file. A student whose shape allows it becomes a stock
-XLM-RoBERTa checkpoint, which needs no code of ours. Log in before (`hf auth login`, or set HF_TOKEN).
+XLM-RoBERTa checkpoint, which needs no code of ours. Without ``--repo_id`` nothing is sent: what would be is left beside
+the student. Log in before (`hf auth login`, or set HF_TOKEN).
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ def main(argv: list[str] | None = None) -> None:
     set_up_logging()
 
     def show(publication: Publication) -> None:
-        if publication.url is None:
+        if args.dry_run:
             sys.stdout.write(f"{publication.card}\n")
-            logger.info(f"would be sent to {publication.repo_id}:\n{publication.description}")
-        else:
-            logger.info(f"{publication.description}\npublished: {publication.url}")
+        outcome = f"published: {publication.url}"
+        if publication.url is None:
+            outcome = f"nothing was sent; it would go to {publication.repo_id}"
+        left = "" if publication.folder is None else f"   left in {publication.folder}"
+        logger.info(f"{publication.description}\n{outcome}{left}")
 
     publish(args, show=show)
 

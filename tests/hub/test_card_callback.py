@@ -1,6 +1,7 @@
 """`ModelCardCallback`: what a training knows of itself reaches the card, also after an interruption."""
 
 import pytest
+from huggingface_hub import constants
 from transformers import TrainerCallback
 
 from kdnas_hf import (
@@ -8,8 +9,10 @@ from kdnas_hf import (
     DistillationTrainer,
     DistillationTrainingArguments,
     KDNASConfig,
+    KDNASModel,
     ModelCardCallback,
     StudentEvidence,
+    StudentPool,
     TeacherArguments,
 )
 
@@ -34,18 +37,24 @@ def make_callback(teacher):
     )  # fmt: skip
 
 
-def make_trainer(teacher, train_texts, heldout_texts, folder, *callbacks):
-    shape = KDNASConfig(
+def make_shape(teacher):
+    return KDNASConfig(
         vocab_size=len(teacher.tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=32,
     )  # fmt: skip
-    args = DistillationTrainingArguments(
+
+
+def make_args(folder, **changes):
+    return DistillationTrainingArguments(
         output_dir=str(folder), max_steps=STEPS, logging_steps=1, save_steps=2, per_device_train_batch_size=8,
-        report_to="none", use_cpu=True, statistics_sentences=32, disable_tqdm=True,
+        report_to="none", use_cpu=True, statistics_sentences=32, disable_tqdm=True, **changes,
     )  # fmt: skip
+
+
+def make_trainer(teacher, train_texts, heldout_texts, folder, *callbacks, **changes):
     return DistillationTrainer(
-        model=shape, teacher=teacher, args=args, train_dataset=train_texts, eval_dataset=heldout_texts,
-        callbacks=list(callbacks),
+        model=make_shape(teacher), teacher=teacher, args=make_args(folder, **changes), train_dataset=train_texts,
+        eval_dataset=heldout_texts, callbacks=list(callbacks),
     )  # fmt: skip
 
 
@@ -82,6 +91,55 @@ def test_a_resumed_training_keeps_the_curve_and_the_time_before(teacher, train_t
     seconds = [entry["elapsed_seconds"] for entry in logged]
     assert seconds == sorted(seconds)
     assert seconds[3] == before
+
+
+def test_a_push_sends_the_student_and_its_card_and_nothing_of_the_training(
+    hub, teacher, train_texts, heldout_texts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    callback = make_callback(teacher)
+    trainer = make_trainer(teacher, train_texts, heldout_texts, tmp_path / "run", callback)
+    trainer.train()
+    trainer.evaluate()
+    trainer.args.hub_model_id = "jane/pushed"
+    commit = trainer.push_to_hub(token=hub.token_of("jane"), private=True)
+    repository = hub.repositories["jane/pushed"]
+    assert repository.private
+    assert repository.branches["main"].oid == commit.oid
+    assert set(repository.branches["main"].files) == {
+        ".gitattributes", "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "configuration_kdnas.py", "modeling_kdnas.py", "evidence/training.json", "evidence/distillation.png",
+    }  # fmt: skip
+    everything = b"".join(repository.branches["main"].files.values())
+    assert str(tmp_path).encode() not in everything
+
+
+def test_a_training_pushes_as_it_goes(hub, teacher, train_texts, heldout_texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    trainer = make_trainer(
+        teacher, train_texts, heldout_texts, tmp_path / "run", make_callback(teacher),
+        push_to_hub=True, hub_model_id="jane/going", hub_token=hub.token_of("jane"), hub_strategy="every_save",
+    )  # fmt: skip
+    trainer.train()
+    titles = [commit.title for commit in hub.repositories["jane/going"].commits]
+    assert titles == [
+        "initial commit", "Training in progress, step 2", "Training in progress, step 4", "Training in progress, step 6",
+    ]  # fmt: skip
+    assert "training_args.bin" not in hub.repositories["jane/going"].branches["main"].files
+
+
+def test_students_of_a_pool_are_not_pushed_as_one(teacher, train_texts, heldout_texts, tmp_path):
+    pool = StudentPool.create({"a": make_shape(teacher), "b": make_shape(teacher)}, teacher, make_args(tmp_path))
+    trainer = DistillationTrainer(model=pool, teacher=teacher, args=make_args(tmp_path), train_dataset=train_texts)
+    with pytest.raises(ValueError, match="sends one student"):
+        trainer.push_to_hub()
+
+
+def test_a_model_pushes_itself_with_its_code(hub, teacher, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    KDNASModel(make_shape(teacher)).push_to_hub("jane/direct", token=hub.token_of("jane"))
+    pushed = set(hub.repositories["jane/direct"].branches["main"].files)
+    assert {"config.json", "model.safetensors", "configuration_kdnas.py", "modeling_kdnas.py"} <= pushed
 
 
 def test_without_training_there_is_nothing_to_write(teacher, tmp_path):

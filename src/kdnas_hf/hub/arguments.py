@@ -23,18 +23,23 @@ class PublishArguments:
     repo_id: str | None = field(
         default=None,
         metadata={
-            "help": "Repository, as <owner>/<name>; by default <you>/kdnas-<layers>x<width>. With all_budgets the "
-            "repositories are called after it and the budget."
+            "help": "Repository, as <owner>/<name>. Without it nothing is sent: what would be is left in output_dir. "
+            "With all_budgets the repositories are called after it and the budget."
         },
     )
-    native: bool | None = field(
-        default=None,
+    native: bool = field(
+        default=False,
         metadata={
-            "help": "Publish a stock XLM-RoBERTa checkpoint, which needs no code of ours; by default where the "
-            "student's shape allows it."
+            "help": "Insist on a stock XLM-RoBERTa checkpoint, which needs no code of ours. A student whose shape "
+            "allows it becomes one anyway."
         },
     )
-    private: bool = field(default=True, metadata={"help": "Whether the repository is private."})
+    custom_code: bool = field(
+        default=False, metadata={"help": "Keep the student's own code also where its shape needs none."}
+    )
+    private: bool = field(
+        default=True, metadata={"help": "Whether a new repository is private; false makes one public."}
+    )
     revision: str | None = field(
         default=None, metadata={"help": "Branch to commit to, made if it is missing; by default main."}
     )
@@ -56,7 +61,11 @@ class PublishArguments:
     )
     dry_run: bool = field(default=False, metadata={"help": "Show what would be sent, and send nothing."})
     output_dir: str | None = field(
-        default=None, metadata={"help": "Also leave in this new or empty directory what is, or would be, sent."}
+        default=None,
+        metadata={
+            "help": "Also leave what is, or would be, sent in this new or empty directory; without repo_id by default "
+            "beside the student, as <student>-published."
+        },
     )
     commit_message: str = field(default="Publish a student", metadata={"help": "Message of the commit."})
 
@@ -66,8 +75,10 @@ class PublishArguments:
                 validate_repo_id(self.repo_id)
             except HFValidationError as error:
                 raise ValueError(f"repo_id={self.repo_id!r} names no repository: {error}") from error
-            if not self.all_budgets and "/" not in self.repo_id:
+            if "/" not in self.repo_id:
                 raise ValueError(f"repo_id={self.repo_id!r} must be <owner>/<name>.")
+        if self.native and self.custom_code:
+            raise ValueError("native and custom_code exclude each other; give one of them.")
         if not self.speedup_budgets or any(budget <= 0 for budget in self.speedup_budgets):
             raise ValueError(f"speedup_budgets={self.speedup_budgets} must be one or several positive numbers.")
         if not self.commit_message.strip():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import requests
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from transformers.utils import logging
@@ -17,23 +18,26 @@ from ..search import Architecture, DistilledStudent
 from ..search.search import RESULTS_FILE
 from .arguments import PublishArguments
 from .evidence import StudentEvidence
-from .model_card import TAGS, Sibling, repository_name
+from .model_card import CARD_FILE, TAGS, Sibling, is_edited, repository_name
 from .staging import PublicationError, StagedStudent, check_student, stage_student
 
 logger = logging.get_logger(__name__)
 
-NETWORK_ERRORS: tuple[type[Exception], ...] = (
-    HfHubHTTPError,
-    requests.RequestException,
-    ConnectionError,
-    TimeoutError,
-)
-try:
-    import httpx
-except ImportError:  # what huggingface_hub 0 does without
-    pass
-else:
-    NETWORK_ERRORS += (httpx.HTTPError,)
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What the client raises where the Hub cannot be reached: its lines use different HTTP libraries."""
+    found: list[type[Exception]] = [HfHubHTTPError, ConnectionError, TimeoutError]
+    for name, error in (("requests", "RequestException"), ("httpx", "HTTPError"), ("httpx2", "HTTPError")):
+        try:
+            found.append(getattr(importlib.import_module(name), error))
+        except ImportError:
+            continue
+    return tuple(found)
+
+
+NETWORK_ERRORS = _network_errors()
+# the client wraps what goes wrong with a large file
+UPLOAD_ERRORS: tuple[type[Exception], ...] = (*NETWORK_ERRORS, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,17 @@ class Publication:
 
     Attributes:
         repo_id: The repository.
-        staged: What it holds. Its folder is there only while it is published, unless ``output_dir`` was given.
         description: What is sent, a line for each file.
         card: The text of the card.
-        url: Of the commit; None of a dry run.
+        url: Of the commit; None if nothing was sent.
+        folder: Where it was left as well, if it was.
     """
 
     repo_id: str
-    staged: StagedStudent
     description: str
     card: str
     url: str | None
+    folder: Path | None
 
 
 @dataclass(frozen=True)
@@ -129,15 +133,13 @@ class HubRepositories:
         """Send a staged student in one commit, and return the commit's address.
 
         What was there and is not part of it is removed in the same commit. A repository that is made is private until
-        the commit is there. After an interruption, what was received is not sent again.
+        the commit is there; one that is public stays so. After an interruption, what was received is not sent again.
 
         Raises:
             PublicationError: If the network or the Hub fails; nothing of the student is visible then.
         """
         try:
-            existed = self.api.repo_exists(repo_id)
-            if not existed:
-                self.api.create_repo(repo_id, private=True, exist_ok=True)
+            self.api.create_repo(repo_id, private=True, exist_ok=True)
             if revision is not None:
                 self.api.create_branch(repo_id, branch=revision, exist_ok=True)
             commit = self.api.upload_folder(
@@ -147,9 +149,9 @@ class HubRepositories:
                 revision=revision,
                 delete_patterns=["*"],
             )
-            if not existed and not private:
+            if not private and self.api.model_info(repo_id).private:  # new, or left so by an interruption
                 self.api.update_repo_settings(repo_id, private=False)
-        except NETWORK_ERRORS as error:
+        except UPLOAD_ERRORS as error:
             raise _network_error(error) from error
         return str(commit.commit_url)
 
@@ -159,7 +161,8 @@ def publish(
 ) -> list[Publication]:
     """Publish a student, or with ``all_budgets`` one for each budget and a collection of them.
 
-    Everything is checked before anything is sent.
+    Everything is checked before anything is sent. Without ``repo_id`` nothing is sent: what would be is left in a
+    directory.
 
     Args:
         args: What is published, and where.
@@ -175,10 +178,10 @@ def publish(
         found = students_by_budget(args.student, args.speedup_budgets)
         students = [(student.budget, student.path) for student in found]
     evidence = [check_student(path, args.without_scores) for _, path in students]
-    repositories = None if args.dry_run else HubRepositories(api)
-    owner = "<you>" if repositories is None else repositories.user
-    repo_ids = [_repo_id(args, owner, known, budget) for (budget, _), known in zip(students, evidence, strict=True)]
-    if repositories is not None:
+    repo_ids = [_repo_id(args, known, budget) for (budget, _), known in zip(students, evidence, strict=True)]
+    repositories = None
+    if args.repo_id is not None and not args.dry_run:
+        repositories = HubRepositories(api)
         for repo_id in repo_ids:
             repositories.check(repo_id, args.overwrite)
     siblings = [
@@ -187,17 +190,23 @@ def publish(
     ]
     published = []
     with TemporaryDirectory() as temporary:
-        root = Path(args.output_dir or temporary)
+        root = Path(temporary)
+        if args.output_dir is not None:
+            root = Path(args.output_dir)
+        elif args.repo_id is None and not args.dry_run:
+            root = _beside(Path(args.student))
         staged = []
         for number, ((_, path), repo_id) in enumerate(zip(students, repo_ids, strict=True)):
             folder = root / repo_id.split("/")[-1] if args.all_budgets else root
             others = [sibling for i, sibling in enumerate(siblings) if i != number]
-            staged.append(stage_student(path, folder, repo_id, args.native, args.license, args.without_scores, others))
+            native = True if args.native else False if args.custom_code else None
+            staged.append(stage_student(path, folder, repo_id, native, args.license, args.without_scores, others))
         for student, repo_id in zip(staged, repo_ids, strict=True):
             url = None
             if repositories is not None:
                 url = repositories.send(student, repo_id, args.private, args.revision, args.commit_message)
-            publication = Publication(repo_id, student, student.describe(), student.card, url)
+            folder_left = None if root == Path(temporary) else student.folder
+            publication = Publication(repo_id, student.describe(), student.card, url, folder_left)
             show(publication)
             published.append(publication)
     if repositories is not None and args.all_budgets:
@@ -234,11 +243,18 @@ def students_by_budget(run: str | Path, budgets: Sequence[float]) -> list[Budget
     return sorted(best.values(), key=lambda found: found.budget)
 
 
-def _repo_id(args: PublishArguments, owner: str, evidence: StudentEvidence, budget: float | None) -> str:
-    name = args.repo_id or repository_name(evidence.config)
-    if "/" not in name:
-        name = f"{owner}/{name}"
+def _repo_id(args: PublishArguments, evidence: StudentEvidence, budget: float | None) -> str:
+    name = args.repo_id or f"<owner>/{repository_name(evidence.config)}"
     return name if budget is None else f"{name}-{budget:g}x"
+
+
+def _beside(student: Path) -> Path:
+    """An empty directory beside a student; what an earlier call left there is removed."""
+    folder = student.with_name(f"{student.name}-published")
+    left = [folder] if (folder / CARD_FILE).is_file() else [path for path in folder.glob("*") if path.is_dir()]
+    if left and all((path / CARD_FILE).is_file() and not is_edited(path / CARD_FILE) for path in left):
+        shutil.rmtree(folder)
+    return folder
 
 
 def _collect(

@@ -64,8 +64,8 @@ class StagedStudent:
     def describe(self) -> str:
         """What would be sent, a line for each file."""
         kind = "stock XLM-RoBERTa checkpoint, needs no code" if self.native else f"custom code ({self.why_custom})"
-        lines = [f"{size / 1e6:10.2f} MB  {name}" for name, size in self.files.items()]
-        return "\n".join([kind, *lines, f"{sum(self.files.values()) / 1e6:10.2f} MB  in all"])
+        lines = [f"{_size(size)}  {name}" for name, size in self.files.items()]
+        return "\n".join([kind, *lines, f"{_size(sum(self.files.values()))}  in all"])
 
 
 def stage_student(
@@ -105,7 +105,7 @@ def stage_student(
         write_native_checkpoint(source, target)
     else:
         _copy_checkpoint(source, target)
-        why_custom = why_custom or "native is off."
+        why_custom = why_custom or "custom_code is on."
     artefacts = _copy_artefacts(source, target)
     if (source / EVIDENCE_FOLDER).is_dir():
         shutil.copytree(source / EVIDENCE_FOLDER, target / EVIDENCE_FOLDER, ignore=shutil.ignore_patterns("*.tmp"))
@@ -169,6 +169,10 @@ def check_nothing_private(folder: str | Path) -> None:
     if found:
         shown = "\n  ".join(found[:10])
         raise PublicationError(f"something private would be published:\n  {shown}\nRemove it, and publish again.")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:8.1f} MB" if count >= 1e6 else f"{count / 1e3:8.1f} kB"
 
 
 def _copy_checkpoint(source: Path, target: Path) -> None:

@@ -1,0 +1,26 @@
+"""A Hub on loopback for each test, and clients of it."""
+
+import pytest
+from huggingface_hub import HfApi, constants
+from loopback_hub import LoopbackHub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    hub = LoopbackHub()
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture
+def api(hub):
+    """A client of the user jane."""
+    return HfApi(endpoint=hub.endpoint, token=hub.token_of("jane"))
+
+
+@pytest.fixture
+def stranger(hub):
+    """A client of the user john."""
+    return HfApi(endpoint=hub.endpoint, token=hub.token_of("john"))
