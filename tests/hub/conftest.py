@@ -3,12 +3,14 @@
 import pytest
 from huggingface_hub import HfApi, constants
 from loopback_hub import LoopbackHub
+from transformers.utils import hub as transformers_hub
 
 
 @pytest.fixture
 def hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(transformers_hub, "_hf_api", None, raising=False)  # a client that knows the Hub before
     hub = LoopbackHub()
     yield hub
     hub.stop()

@@ -123,20 +123,23 @@ def test_a_training_pushes_as_it_goes(hub, teacher, train_texts, heldout_texts, 
     trainer.train()
     titles = [commit.title for commit in hub.repositories["jane/going"].commits]
     assert titles == [
-        "initial commit", "Training in progress, step 2", "Training in progress, step 4", "Training in progress, step 6",
+        "initial commit", *(f"Training in progress, step {step}" for step in (2, 4, 6)),
     ]  # fmt: skip
     assert "training_args.bin" not in hub.repositories["jane/going"].branches["main"].files
 
 
 def test_students_of_a_pool_are_not_pushed_as_one(teacher, train_texts, heldout_texts, tmp_path):
-    pool = StudentPool.create({"a": make_shape(teacher), "b": make_shape(teacher)}, teacher, make_args(tmp_path))
-    trainer = DistillationTrainer(model=pool, teacher=teacher, args=make_args(tmp_path), train_dataset=train_texts)
+    args = make_args(tmp_path)
+    pool = StudentPool.create({"a": make_shape(teacher), "b": make_shape(teacher)}, teacher, args)
+    trainer = DistillationTrainer(model=pool, teacher=teacher, args=args, train_dataset=train_texts)
     with pytest.raises(ValueError, match="sends one student"):
         trainer.push_to_hub()
 
 
 def test_a_model_pushes_itself_with_its_code(hub, teacher, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    addresses = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", addresses)
     KDNASModel(make_shape(teacher)).push_to_hub("jane/direct", token=hub.token_of("jane"))
     pushed = set(hub.repositories["jane/direct"].branches["main"].files)
     assert {"config.json", "model.safetensors", "configuration_kdnas.py", "modeling_kdnas.py"} <= pushed

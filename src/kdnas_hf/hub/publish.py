@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from transformers.utils import logging
 
@@ -142,18 +142,24 @@ class HubRepositories:
             self.api.create_repo(repo_id, private=True, exist_ok=True)
             if revision is not None:
                 self.api.create_branch(repo_id, branch=revision, exist_ok=True)
-            commit = self.api.upload_folder(
-                repo_id=repo_id,
-                folder_path=staged.folder,
-                commit_message=message,
-                revision=revision,
-                delete_patterns=["*"],
+            commit = self.api.create_commit(  # always one commit, which upload_folder is not
+                repo_id, self._operations(staged, repo_id, revision), commit_message=message, revision=revision
             )
             if not private and self.api.model_info(repo_id).private:  # new, or left so by an interruption
                 self.api.update_repo_settings(repo_id, private=False)
         except UPLOAD_ERRORS as error:
             raise _network_error(error) from error
         return str(commit.commit_url)
+
+    def _operations(
+        self, staged: StagedStudent, repo_id: str, revision: str | None
+    ) -> list[CommitOperationAdd | CommitOperationDelete]:
+        """Add every file, and delete what was there before; the client leaves out what has not changed."""
+        there = set(self.api.list_repo_files(repo_id, revision=revision)) - {".gitattributes", *staged.files}
+        return [
+            *(CommitOperationAdd(name, staged.folder / name) for name in staged.files),
+            *(CommitOperationDelete(name) for name in sorted(there)),
+        ]
 
 
 def publish(
