@@ -76,6 +76,7 @@ def example_training(**changes):
         processes=1,
         command=["accelerate", "launch", "recipes/search.py", "recipes/configs/quickstart.yaml"],
         date="2026-11-23T06:00:00+00:00",
+        weights="0123456789abcdef",
         device=DEVICE,
         versions=VERSIONS,
     )
@@ -141,7 +142,7 @@ def example_evidence(config, **changes):
         training=example_training(),
         search=example_search(),
         latency=[example_latency()],
-        evaluation=example_evaluation(),
+        evaluations=[example_evaluation()],
     )
     return dataclasses.replace(evidence, **changes)
 

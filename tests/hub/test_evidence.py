@@ -11,10 +11,11 @@ from example_evidence import (
     example_training,
     save_example_student,
 )
+from transformers import AutoModel
 
 from kdnas_hf import DataArguments, DistillationTrainingArguments, LatencyBenchmark, StudentEvidence, TeacherArguments
 from kdnas_hf.evaluation import EvaluationResults
-from kdnas_hf.hub import record_latency, record_training
+from kdnas_hf.hub import record_evaluation, record_latency, record_training
 from kdnas_hf.hub.evidence import teacher_license, training_curve
 from kdnas_hf.latency import DeviceFingerprint, LatencyMeasurement, LatencyReport
 
@@ -30,9 +31,8 @@ def test_evidence_is_read_back_as_it_was_written(student):
     assert evidence.search == example_search()
     assert evidence.search.record.r2 == 0.36
     assert evidence.latency == [example_latency()]
-    assert evidence.evaluation.as_dict() == example_evaluation().as_dict() | {
-        "configuration": evidence.evaluation.configuration
-    }
+    (evaluation,) = evidence.evaluations
+    assert evaluation == example_evaluation()
     assert evidence.config.hidden_size == 16
 
 
@@ -47,10 +47,10 @@ def test_a_student_without_evidence_is_one_of_which_nothing_is_known(student):
     for path in (student / "evidence").iterdir():
         path.unlink()
     evidence = StudentEvidence.load(student)
-    assert (evidence.training, evidence.search, evidence.latency, evidence.evaluation) == (None, None, [], None)
+    assert (evidence.training, evidence.search, evidence.latency, evidence.evaluations) == (None, None, [], [])
 
 
-@pytest.mark.parametrize("name", ["training.json", "search.json", "latency.json", "evaluation.json"])
+@pytest.mark.parametrize("name", ["training.json", "search.json", "latency.json", "evaluations.json"])
 @pytest.mark.parametrize("content", ["{", '{"odd": 1}'])
 def test_damaged_evidence_is_named(student, name, content):
     (student / "evidence" / name).write_text(content)
@@ -97,6 +97,36 @@ def test_a_training_is_recorded_in_public_form(student, teacher, teacher_path, t
     assert [(point.step, point.loss, point.tokens) for point in evidence.curve] == [(1, 0.9, 10), (2, 0.7, 20)]
     assert evidence.seconds == 4.5
     assert str(tmp_path) not in (student / "evidence" / "training.json").read_text()
+
+
+def test_scores_of_weights_that_are_gone_are_gone_as_well(student, teacher, tmp_path):
+    def record():
+        record_training(
+            student, teacher=teacher, teacher_args=TeacherArguments(), data_args=DataArguments(),
+            training_args=DistillationTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True),
+            languages=[], sentences=1, tokens=1, r2=None, r2_per_layer={}, log_history=[], command=[],
+        )  # fmt: skip
+
+    record()
+    record_evaluation(student, example_evaluation())
+    record()  # the same weights
+    assert StudentEvidence.load(student).evaluations
+    model = AutoModel.from_pretrained(student)
+    model.embeddings.LayerNorm.weight.data.add_(1)
+    model.save_pretrained(student)
+    record()
+    assert not StudentEvidence.load(student).evaluations
+
+
+def test_evaluations_add_up_and_the_last_of_a_task_counts(student):
+    record_evaluation(student, example_evaluation(name="other"))
+    assert [list(found.tasks) for found in StudentEvidence.load(student).evaluations] == [["topic"], ["other"]]
+    again = example_evaluation()
+    again.configuration["patience"] = 9
+    record_evaluation(student, again)
+    found = StudentEvidence.load(student).evaluations
+    assert [list(one.tasks) for one in found] == [["other"], ["topic"]]
+    assert found[1].configuration["patience"] == 9
 
 
 def test_a_curve_of_another_trainer_lacks_tokens():

@@ -170,6 +170,16 @@ def test_latency_of_several_backends_is_a_line_each(config):
     assert "PyTorch eager, float32" in text
 
 
+def test_scores_of_several_evaluations_are_averaged_over_tasks(config):
+    evaluations = [example_evaluation(), example_evaluation(name="other")]
+    card = render_card(example_evidence(config, evaluations=evaluations))
+    assert "| kept of the teacher's score | **92.3 %** (topic 92.3 %, other 92.3 %) |" in card
+    scores = sections(card)["Scores on downstream tasks"]
+    assert "(evidence/scores.png)" in scores
+    assert "(evidence/scores_2.png)" in scores
+    assert len(ModelCard(card).data.eval_results) == 10
+
+
 def test_scores_come_into_a_card_when_they_are_there(tmp_path, tokenizer):
     student = save_example_student(tmp_path / "student", tokenizer, evaluation=False)
     assert "model-index" not in write_model_card(student).read_text()
@@ -183,7 +193,7 @@ def test_words_that_somebody_wrote_stay(student, caplog):
     path = write_model_card(student)
     mine = path.read_text().replace("## Limits\n", "## Limits\n\nNot for poems.\n")
     path.write_text(mine)
-    (student / "evidence" / "evaluation.json").unlink()
+    (student / "evidence" / "evaluations.json").unlink()
     assert write_model_card(student) == path
     assert "Not for poems." in path.read_text()
     assert "Scores on downstream tasks were not measured." in path.read_text()  # what is measured is brought up to date
@@ -195,7 +205,7 @@ def test_a_card_without_a_place_for_scores_stays(student, caplog):
     assert write_scores_into_card(example_evaluation(), student) is None
     assert (student / "README.md").read_text() == "# Mine\n"
     assert "has no place for scores" in caplog.text
-    assert (student / "evidence" / "evaluation.json").is_file()  # kept for the day when it has
+    assert (student / "evidence" / "evaluations.json").is_file()  # kept for the day when it has
 
 
 def test_scores_of_a_student_on_the_hub_are_written_into_no_card(tmp_path, caplog):

@@ -59,7 +59,7 @@ def test_a_published_student_is_used_where_kdnas_hf_is_not_installed(hub, api, s
     commit = hub.repositories["jane/small"].branches["main"]
     assert publication.url.endswith(commit.oid)
     assert "README.md" in publication.description
-    assert {"evidence/architectures.jsonl", "evidence/evaluation.json", "evidence/scores.png"} <= set(commit.files)
+    assert {"evidence/architectures.jsonl", "evidence/evaluations.json", "evidence/scores.png"} <= set(commit.files)
     assert ("modeling_kdnas.py" in commit.files) == custom_code
     environment = {
         **os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",

@@ -6,6 +6,8 @@ number without a measurement behind it cannot get there.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -37,7 +39,7 @@ TRAINING_FILE = "training.json"
 SEARCH_FILE = "search.json"
 LEDGER_FILE = "architectures.jsonl"
 LATENCY_FILE = "latency.json"
-EVALUATION_FILE = "evaluation.json"
+EVALUATIONS_FILE = "evaluations.json"
 EMBEDDED_TEACHER_ID = "intfloat/multilingual-e5-small"
 EMBEDDED_TEXTS = "the embedded sentences of kdnas_hf (home-assistant-intents, chatterbot-corpus)"
 
@@ -83,6 +85,7 @@ class TrainingEvidence:
         processes: Processes that trained together.
         command: The command that made it.
         date: When it ended (UTC, ISO 8601).
+        weights: Fingerprint of the weights that were saved.
         device: What it was trained on.
         versions: Of the libraries.
     """
@@ -108,6 +111,7 @@ class TrainingEvidence:
     processes: int
     command: list[str]
     date: str
+    weights: str
     device: str
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -185,14 +189,14 @@ class StudentEvidence:
         training: How it was distilled; None if that is not known.
         search: How its shape was found; None if it was chosen by hand, or that is not known.
         latency: Latency measurements.
-        evaluation: Scores on downstream tasks; None if there are none.
+        evaluations: Scores on downstream tasks: what each evaluation found, no task in two of them.
     """
 
     config: PretrainedConfig
     training: TrainingEvidence | None = None
     search: SearchEvidence | None = None
     latency: list[LatencyEvidence] = field(default_factory=list)
-    evaluation: EvaluationResults | None = None
+    evaluations: list[EvaluationResults] = field(default_factory=list)
 
     @classmethod
     def load(cls, student: str | Path) -> StudentEvidence:
@@ -208,7 +212,6 @@ class StudentEvidence:
         evidence = folder / EVIDENCE_FOLDER
         training = _read(evidence / TRAINING_FILE)
         search = _read(evidence / SEARCH_FILE)
-        evaluation = _read(evidence / EVALUATION_FILE)
         try:
             return cls(
                 config=AutoConfig.from_pretrained(folder),
@@ -220,9 +223,9 @@ class StudentEvidence:
                     records=JsonLines(evidence / LEDGER_FILE, ArchitectureRecord.from_json).read(),
                 ),
                 latency=[LatencyEvidence(**row) for row in _read(evidence / LATENCY_FILE) or []],
-                evaluation=evaluation and EvaluationResults.from_dict(evaluation),
+                evaluations=_read_evaluations(evidence / EVALUATIONS_FILE),
             )
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{evidence} holds what this version does not write: {error}; remove it.") from error
 
 
@@ -287,10 +290,15 @@ def record_training(
         processes=training_args.world_size,
         command=public_command(command),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        weights=_weights(Path(student)),
         device=str(DeviceFingerprint.of("cuda" if torch.cuda.is_available() else "cpu")),
         versions=versions(),
     )
-    _write(Path(student) / EVIDENCE_FOLDER / TRAINING_FILE, asdict(evidence))
+    folder = Path(student) / EVIDENCE_FOLDER
+    before = _read(folder / TRAINING_FILE)
+    if before is not None and before.get("weights") != evidence.weights:
+        (folder / EVALUATIONS_FILE).unlink(missing_ok=True)  # scores of other weights
+    _write(folder / TRAINING_FILE, asdict(evidence))
     return evidence
 
 
@@ -359,8 +367,14 @@ def record_latency(student: str | Path, report: LatencyReport, name: str = "stud
 
 
 def record_evaluation(student: str | Path, results: EvaluationResults) -> None:
-    """Keep scores on downstream tasks in public form."""
-    _write(Path(student) / EVIDENCE_FOLDER / EVALUATION_FILE, public_values(results.as_dict()))
+    """Keep scores on downstream tasks in public form; of tasks that were scored before, the new scores count."""
+    path = Path(student) / EVIDENCE_FOLDER / EVALUATIONS_FILE
+    kept = []
+    for before in _read_evaluations(path):
+        tasks = {name: task for name, task in before.tasks.items() if name not in results.tasks}
+        if tasks:
+            kept.append(dataclasses.replace(before, tasks=tasks))
+    _write(path, [public_values(one.as_dict()) for one in [*kept, results]])
 
 
 # ---- what is known without being asked ----
@@ -405,6 +419,18 @@ def versions() -> dict[str, str]:
 
 def _is_hub_id(name: str) -> bool:
     return name != "embedded" and not Path(name).exists() and not any(c in name for c in "*?[\\~") and "." not in name
+
+
+def _read_evaluations(path: Path) -> list[EvaluationResults]:
+    return [EvaluationResults.from_dict(values) for values in _read(path) or []]
+
+
+def _weights(student: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(student.glob("model*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _read(path: Path) -> Any:

@@ -31,7 +31,6 @@ from .usage import usage
 logger = logging.get_logger(__name__)
 
 CARD_FILE = "README.md"
-SCORES_PLOT = "scores.png"
 TEMPLATE = Path(__file__).parent / "card_template.md"
 NO_SCORES = "Scores on downstream tasks were not measured."
 TAGS = ["kdnas", "knowledge-distillation", "neural-architecture-search", "multilingual", "arxiv:2303.09639"]
@@ -83,7 +82,7 @@ class KDNASModelCardData(ModelCardData):
             license: In place of the teacher's.
         """
         training = evidence.training
-        results = [] if evidence.evaluation is None else model_index(evidence.evaluation)
+        results = [entry for found in evidence.evaluations for entry in model_index(found)]
         return cls(
             base_model=training.teacher_id if training else None,
             license=license or (training.teacher_license if training else None),
@@ -141,8 +140,8 @@ def write_model_card(
     folder = Path(student)
     evidence = StudentEvidence.load(folder)
     _write_plots(evidence, folder)
-    if evidence.evaluation is not None:
-        write_eval_results(evidence.evaluation, folder)
+    for results in evidence.evaluations:
+        write_eval_results(results, folder)
     path = folder / CARD_FILE
     if is_edited(path):
         logger.warning(f"{path} was edited by hand: only its scores are brought up to date.")
@@ -251,21 +250,35 @@ def _summary(evidence: StudentEvidence) -> str:
         best = latency[0]
         speedup = f"**{best.speedup:.1f}x** ({best.backend}, {best.batch_size} x {best.sequence_length} tokens)"
     kept = "not measured"
-    if evidence.evaluation is not None and STUDENT in evidence.evaluation.retention:
-        tasks = ", ".join(evidence.evaluation.tasks)
-        kept = f"**{evidence.evaluation.retention[STUDENT]:.1f} %** ({tasks})"
+    shares = retention(evidence)
+    if shares:
+        average = sum(shares.values()) / len(shares)
+        several = [f"{task} {share:.1f} %" for task, share in shares.items()]
+        by_task = ", ".join(several if len(shares) > 1 else shares)
+        kept = f"**{average:.1f} %** ({by_task})"
     r2 = "not measured" if training is None or training.r2 is None else f"{training.r2:.3f}"
     encoder, embeddings = parameters(evidence.config)
-    shares = f"{embeddings:,} of embeddings, {encoder:,} of layers"
+    parts = f"{embeddings:,} of embeddings, {encoder:,} of layers"
     languages = primary_subtags(training.languages) if training else []
     rows = [
         ["speed-up over the teacher", speedup],
         ["kept of the teacher's score", kept],
         ["R² of the teacher's last layer on held-out text", r2],
-        ["parameters", f"{encoder + embeddings:,}: {shares}"],
+        ["parameters", f"{encoder + embeddings:,}: {parts}"],
         ["languages of the text", str(len(languages)) if languages else "not recorded"],
     ]
     return markdown_table(["", ""], rows)
+
+
+def retention(evidence: StudentEvidence) -> dict[str, float]:
+    """Percent of the teacher's average score that the student keeps, by task."""
+    found = {}
+    for results in evidence.evaluations:
+        for name, task in results.tasks.items():
+            model = task.models.get(STUDENT)
+            if model is not None and model.average.retention is not None:
+                found[name] = model.average.retention
+    return found
 
 
 def parameters(config: PretrainedConfig) -> tuple[int, int]:
@@ -348,10 +361,15 @@ def _latency(evidence: StudentEvidence) -> str:
 
 
 def _scores(evidence: StudentEvidence) -> str:
-    if evidence.evaluation is None:
-        return NO_SCORES
-    section = scores_section(evidence.evaluation)
-    return f"{section}\n\n![Scores against latency]({EVIDENCE_FOLDER}/{SCORES_PLOT})"
+    sections = []
+    for number, results in enumerate(evidence.evaluations):
+        plot = f"![Scores against latency]({EVIDENCE_FOLDER}/{_scores_plot(number)})"
+        sections += [scores_section(results), plot]
+    return "\n\n".join(sections) or NO_SCORES
+
+
+def _scores_plot(number: int) -> str:
+    return f"scores_{number + 1}.png" if number else "scores.png"
 
 
 def _distillation(training: TrainingEvidence) -> str:
@@ -398,7 +416,7 @@ def _limits(evidence: StudentEvidence, data: KDNASModelCardData) -> str:
         lines.append("- It is an encoder without a head: fine-tune it before it decides anything.")
     if len(evidence.latency) == 1:
         lines.append("- Latency was measured on one machine, in one setting.")
-    if evidence.evaluation is None:
+    if not evidence.evaluations:
         lines.append("- What it is worth on downstream tasks was not measured.")
     if data.license is None:
         lines.append(
@@ -437,8 +455,8 @@ def _write_plots(evidence: StudentEvidence, folder: Path) -> None:
     plots = folder / EVIDENCE_FOLDER
     if evidence.training is not None and plots.is_dir():
         plot_curve(evidence.training.curve, plots / CURVE_PLOT)
-    if evidence.evaluation is not None:
-        plot_scores(evidence.evaluation, plots / SCORES_PLOT)
+    for number, results in enumerate(evidence.evaluations):
+        plot_scores(results, plots / _scores_plot(number))
 
 
 def _plot(folder: Path | None, name: str) -> str | None:

@@ -140,7 +140,7 @@ def check_student(student: str | Path, without_scores: bool = False) -> StudentE
         AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         raise PublicationError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
-    if evidence.evaluation is None and not without_scores:
+    if not evidence.evaluations and not without_scores:
         raise PublicationError(
             f"{folder} was not scored on any downstream task: run python recipes/evaluate.py --student {folder}, or "
             "publish it with --without_scores true; its card will say so."
