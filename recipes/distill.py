@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     configuration = {
         **asdict(teacher_args),
         "student": asdict(architecture),
-        "data": asdict(data_args),
+        "data": data_args.identity(),
         "training": training_configuration(training_args),
     }
     check_writable(folder)

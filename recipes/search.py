@@ -10,7 +10,6 @@ arguments, it goes on where it was.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 
 from transformers import set_seed
 from transformers.utils import logging
@@ -49,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     check_writable(training_args.output_dir)
     space = SearchSpace.load(search_args.space)
 
-    configuration = {"data": asdict(data_args), "teacher_revision": teacher_args.teacher_revision}
+    configuration = {"data": data_args.identity(), "teacher_revision": teacher_args.teacher_revision}
     with training_args.main_process_first(desc="teacher and text"):
         teacher = load_teacher(
             teacher_args.teacher,

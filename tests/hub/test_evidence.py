@@ -88,6 +88,7 @@ def test_a_training_is_recorded_in_public_form(student, teacher, teacher_path, t
     )
     assert StudentEvidence.load(student).training == evidence
     assert evidence.texts[0] == "sw.txt"
+    assert "text_name" not in DataArguments(text_name="News").identity()  # a name makes no other run
     assert "home-assistant-intents" in evidence.texts[2]
     assert evidence.datasets == ["someone/texts"]
     assert evidence.teacher_id is None  # a local teacher has no place on the Hub
@@ -102,20 +103,23 @@ def test_a_training_is_recorded_in_public_form(student, teacher, teacher_path, t
 def test_scores_of_weights_that_are_gone_are_gone_as_well(student, teacher, tmp_path):
     def record():
         record_training(
-            student, teacher=teacher, teacher_args=TeacherArguments(), data_args=DataArguments(),
+            student, teacher=teacher, teacher_args=TeacherArguments(), data_args=DataArguments(text_name="News"),
             training_args=DistillationTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True),
             languages=[], sentences=1, tokens=1, r2=None, r2_per_layer={}, log_history=[], command=[],
         )  # fmt: skip
+        return StudentEvidence.load(student)
 
-    record()
+    assert record().training.texts == ["News"]
     record_evaluation(student, example_evaluation())
-    record()  # the same weights
-    assert StudentEvidence.load(student).evaluations
+    path = student / "evidence" / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"date": "2026-01-01"}))
+    again = record()  # the same weights
+    assert again.evaluations
+    assert again.training.date == "2026-01-01"  # when the training ended, not when this was written
     model = AutoModel.from_pretrained(student)
     model.embeddings.LayerNorm.weight.data.add_(1)
     model.save_pretrained(student)
-    record()
-    assert not StudentEvidence.load(student).evaluations
+    assert not record().evaluations
 
 
 def test_evaluations_add_up_and_the_last_of_a_task_counts(student):

@@ -130,8 +130,9 @@ def test_both_ways_lead_through_files_to_an_equal_configuration(kind, tmp_path):
 
 def test_every_field_is_carried_over(tmp_path):
     fields = {
-        "hidden_dropout_prob": 0.11, "attention_probs_dropout_prob": 0.12, "initializer_range": 0.03, "bos_token_id": 5,
-        "eos_token_id": 6, "pad_token_id": 4, "tie_word_embeddings": False, "problem_type": "multi_label_classification",
+        "hidden_dropout_prob": 0.11, "attention_probs_dropout_prob": 0.12, "initializer_range": 0.03,
+        "bos_token_id": 5, "eos_token_id": 6, "pad_token_id": 4, "tie_word_embeddings": False,
+        "problem_type": "multi_label_classification",
     }  # fmt: skip
     student = make_student(KDNASForSequenceClassification, **fields).to(torch.bfloat16)
     student.save_pretrained(tmp_path / "student")
@@ -323,6 +324,17 @@ def test_a_tokenizer_without_a_class_of_its_own_is_written_in_words_that_both_li
     assert loaded.mask_token_id == 3
     assert "<query>" in loaded.all_special_tokens
     assert loaded.model_max_length == 30
+
+
+@pytest.mark.parametrize(("known", "expected"), [(64, 38), (20, 20)])
+def test_a_tokenizer_truncates_to_the_positions_that_there_are(known, expected, tokenizer, tmp_path):
+    make_student(KDNASModel, vocabulary=len(tokenizer)).save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    path = tmp_path / "student" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": known}))
+    native = write_native_checkpoint(tmp_path / "student", tmp_path / "native")
+    batch = AutoTokenizer.from_pretrained(tmp_path / "native")("bap " * 100, truncation=True, return_tensors="pt")
+    assert native(**batch).last_hidden_state.shape == (1, expected, 16)
 
 
 def test_other_models_are_refused(teacher_path, tmp_path):

@@ -2,7 +2,8 @@
 
 # No `from __future__ import annotations` here: HfArgumentParser needs annotations that are types, not strings.
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 _MIN_LENGTH = 4  # <s>, </s>, and something between them
 
@@ -54,6 +55,15 @@ class DataArguments:
         default=0.3,
         metadata={"help": "Share of the training text that candidates are trained on during search (0.3 in KD-NAS)."},
     )
+
+    text_name: str | None = field(
+        default=None,
+        metadata={"help": "What a student's card calls the text; by default the names of datasets and files."},
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What says which text it is: all fields but how it is called."""
+        return {name: value for name, value in asdict(self).items() if name != "text_name"}
 
     def __post_init__(self) -> None:
         """Checks the values; a lone dataset name becomes a list."""

@@ -268,12 +268,22 @@ def record_training(
     embedded = teacher_args.teacher == "embedded"
     local = Path(teacher_args.teacher).exists()
     settings = training_configuration(training_args)
+    folder = Path(student) / EVIDENCE_FOLDER
+    before = _read(folder / TRAINING_FILE) or {}
+    weights = _weights(Path(student))
+    if before.get("weights") != weights:
+        (folder / EVALUATIONS_FILE).unlink(missing_ok=True)  # scores of other weights
+        before = {}
     evidence = TrainingEvidence(
         teacher=public(teacher.name),
         teacher_id=EMBEDDED_TEACHER_ID if embedded else None if local else teacher_args.teacher,
         teacher_revision=teacher_args.teacher_revision,
         teacher_license=teacher_license(teacher_args.teacher),
-        texts=[EMBEDDED_TEXTS if name == "embedded" else public(name) for name in data_args.dataset],
+        texts=(
+            [data_args.text_name]
+            if data_args.text_name
+            else [EMBEDDED_TEXTS if name == "embedded" else public(name) for name in data_args.dataset]
+        ),
         datasets=[name for name in data_args.dataset if _is_hub_id(name)],
         languages=sorted({language for language in languages if language}),
         sentences=sentences,
@@ -289,15 +299,11 @@ def record_training(
         seconds=next((entry["elapsed_seconds"] for entry in reversed(log_history) if "elapsed_seconds" in entry), None),
         processes=training_args.world_size,
         command=public_command(command),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        weights=_weights(Path(student)),
+        date=before.get("date") or datetime.now(UTC).isoformat(timespec="seconds"),
+        weights=weights,
         device=str(DeviceFingerprint.of("cuda" if torch.cuda.is_available() else "cpu")),
         versions=versions(),
     )
-    folder = Path(student) / EVIDENCE_FOLDER
-    before = _read(folder / TRAINING_FILE)
-    if before is not None and before.get("weights") != evidence.weights:
-        (folder / EVALUATIONS_FILE).unlink(missing_ok=True)  # scores of other weights
     _write(folder / TRAINING_FILE, asdict(evidence))
     return evidence
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from ..students import KDNASConfig, why_not_native, write_native_checkpoint
+from ..students import KDNASConfig, copy_tokenizer, why_not_native, write_native_checkpoint
 from .evidence import EVIDENCE_FOLDER, StudentEvidence
 from .model_card import CARD_FILE, Sibling, is_edited, load_card, write_model_card
 from .public_text import find_private
@@ -188,6 +188,7 @@ def _copy_checkpoint(source: Path, target: Path) -> None:
         if path.is_file() and wanted and not training:
             _link(path, target / path.name)
     config = AutoConfig.from_pretrained(source)
+    copy_tokenizer(source, target, getattr(config, "max_tokens", config.max_position_embeddings))
     if isinstance(config, KDNASConfig):  # the code of this version: it reads what it wrote
         import kdnas_hf.students as students
 

@@ -20,7 +20,7 @@ from .modeling_kdnas import (
     KDNASModel,
     KDNASPreTrainedModel,
 )
-from .native import from_native, to_native, why_not_native, write_native_checkpoint
+from .native import copy_tokenizer, from_native, to_native, why_not_native, write_native_checkpoint
 from .vocabulary import OccurringWordEmbeddings, train_only
 
 register_auto_classes()
@@ -39,6 +39,7 @@ __all__ = [
     "add_masked_lm_head",
     "collect_layer_samples",
     "copy_layers",
+    "copy_tokenizer",
     "create_student",
     "fold_embeddings",
     "from_native",

@@ -194,7 +194,7 @@ def write_native_checkpoint(student: str | Path, folder: str | Path) -> PreTrain
     native = to_native(own_class.from_pretrained(source, dtype="auto"))
     # transformers 4 would keep an untied head's bias under one name, and 5 look for it under both
     native.save_pretrained(target, state_dict=_unshared_bias(native))
-    _copy_tokenizer(source, target)
+    copy_tokenizer(source, target, config.max_tokens)
     return native
 
 
@@ -207,8 +207,17 @@ def _unshared_bias(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return state
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a tokenizer's files, its configuration in the words that transformers 4 knows and 5 still reads."""
+def copy_tokenizer(source: Path, target: Path, max_tokens: int) -> None:
+    """Copy a tokenizer's files, its configuration in the words that transformers 4 knows and 5 still reads.
+
+    It truncates to `max_tokens` at most: what loads stock checkpoints takes `max_position_embeddings` for that number
+    (sentence-transformers does), which is too large by the rows before the first position.
+
+    Args:
+        source: The student's directory.
+        target: Where the files are written.
+        max_tokens: Tokens of the longest text that the student reads.
+    """
     for file in TOKENIZER_FILES:
         if (source / file).is_file():
             shutil.copyfile(source / file, target / file)
@@ -221,6 +230,7 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
         changed["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(changed.get("extra_special_tokens"), list):  # a dict there means the same in both
         changed["additional_special_tokens"] = changed.pop("extra_special_tokens")
+    changed["model_max_length"] = min(changed.get("model_max_length") or max_tokens, max_tokens)
     if changed != fields:
         path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -285,4 +295,4 @@ def _move_rows(table: torch.Tensor, by: int) -> torch.Tensor:
     return torch.cat([table.new_zeros(by, table.shape[1]), table]) if by > 0 else table[-by:]
 
 
-__all__ = ["from_native", "to_native", "why_not_native", "write_native_checkpoint"]
+__all__ = ["copy_tokenizer", "from_native", "to_native", "why_not_native", "write_native_checkpoint"]
