@@ -16,7 +16,7 @@ from transformers import AutoModel
 from kdnas_hf import DataArguments, DistillationTrainingArguments, LatencyBenchmark, StudentEvidence, TeacherArguments
 from kdnas_hf.evaluation import EvaluationResults
 from kdnas_hf.hub import record_evaluation, record_latency, record_training
-from kdnas_hf.hub.evidence import teacher_license, training_curve
+from kdnas_hf.hub.evidence import teacher_license, training_curve, training_seconds
 from kdnas_hf.latency import DeviceFingerprint, LatencyMeasurement, LatencyReport
 
 
@@ -131,6 +131,14 @@ def test_evaluations_add_up_and_the_last_of_a_task_counts(student):
     found = StudentEvidence.load(student).evaluations
     assert [list(one.tasks) for one in found] == [["other"], ["topic"]]
     assert found[1].configuration["patience"] == 9
+
+
+def test_a_training_of_which_a_part_was_not_timed_has_no_time():
+    timed = [{"step": 1, "loss": 0.9, "elapsed_seconds": 2.0}, {"step": 2, "train_loss": 0.9, "elapsed_seconds": 3.0}]
+    assert training_seconds(timed) == 3.0
+    assert training_seconds([{"step": 0, "loss": 1.0}, *timed]) is None  # it was resumed from one that was not
+    assert training_seconds(timed[1:]) is None
+    assert training_seconds([]) is None
 
 
 def test_a_curve_of_another_trainer_lacks_tokens():

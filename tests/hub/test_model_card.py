@@ -82,7 +82,7 @@ def test_a_training_without_a_curve_or_seconds_says_so(config):
     training = example_training(curve=[], seconds=None, r2=None, r2_per_layer={})
     text = sections(render_card(StudentEvidence(config, training)))["Distillation"]
     assert "The training curve was not recorded." in text
-    assert "| wall-clock time | not recorded on" in text
+    assert "| wall-clock time | not recorded, on" in text
     assert "| R² on held-out text | not measured |" in text
 
 

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers.utils import logging
 from ..distillation.task_head import SEQUENCE_CLASSIFICATION
 from ..json_lines import JsonLines
 from ..latency import LatencyBenchmark
+from ..package_versions import package_versions
 from ..run_directory import check_writable, settle_configuration
 from .arguments import RANDOM, EvaluationArguments
 from .finetuning import FineTuned, ModelSource, fine_tune, score_languages
@@ -47,7 +47,6 @@ TUNED_TEACHERS = "tuned_teachers"
 MEASUREMENTS_FILE = "measurements.json"
 # they add to what was measured, or change nothing of it
 NEUTRAL = ("tasks", "task_distillation", "seeds", "checkpoints", "cpu_threads", "output_dir", "probe", "update_card")
-PACKAGES = ("kdnas-hf", "torch", "transformers", "datasets", "evaluate", "seqeval")
 
 
 class Comparison:
@@ -234,7 +233,7 @@ class Comparison:
             latency_method=measurements["latency_method"],
             probes=measurements["probes"],
             configuration=asdict(self.args),
-            versions=_versions(),
+            versions=package_versions("torch", "transformers", "datasets", "evaluate", "seqeval"),
             missing_languages=self._missing_languages(),
         )
 
@@ -275,13 +274,3 @@ def _majority(data: TaskData) -> dict[str, float]:
     (most, _), *_ = Counter(labels(data.train.examples)).most_common(1)
     found = {language: labels(part.examples) for language, part in data.test.items()}
     return {language: numbers.count(most) / len(numbers) for language, numbers in found.items()}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

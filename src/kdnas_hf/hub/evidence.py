@@ -23,13 +23,21 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging
 
 from ..data import DataArguments
+from ..data.local_files import find_local_files
 from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
 from ..evaluation import EvaluationResults
 from ..json_lines import JsonLines
 from ..latency import DeviceFingerprint, LatencyReport
-from ..search import Architecture, ArchitectureRecord, DistilledStudent, SearchArguments, SearchResult
+from ..package_versions import package_versions
+from ..search import (
+    Architecture,
+    ArchitectureRecord,
+    DistilledStudent,
+    SearchArguments,
+    SearchResult,
+    training_configuration,
+)
 from ..search.report import PLOT_FILE as PARETO_PLOT
-from ..version import __version__
 from .public_text import public, public_command, public_values
 
 logger = logging.get_logger(__name__)
@@ -263,11 +271,6 @@ def record_training(
         log_history: What the trainer logged, `TrainerState.log_history`.
         command: The command.
     """
-    from ..search.configuration import training_configuration
-
-    embedded = teacher_args.teacher == "embedded"
-    local = Path(teacher_args.teacher).exists()
-    settings = training_configuration(training_args)
     folder = Path(student) / EVIDENCE_FOLDER
     before = _read(folder / TRAINING_FILE) or {}
     weights = _weights(Path(student))
@@ -276,7 +279,7 @@ def record_training(
         before = {}
     evidence = TrainingEvidence(
         teacher=public(teacher.name),
-        teacher_id=EMBEDDED_TEACHER_ID if embedded else None if local else teacher_args.teacher,
+        teacher_id=teacher_id(teacher_args.teacher),
         teacher_revision=teacher_args.teacher_revision,
         teacher_license=teacher_license(teacher_args.teacher),
         texts=(
@@ -290,19 +293,19 @@ def record_training(
         max_length=data_args.max_length,
         heldout_sentences=data_args.heldout_sentences,
         losses=[f"{name}:{weight:g}" for name, weight in training_args.loss_weights.items()],
-        settings=public_values(settings),
+        settings=public_values(training_configuration(training_args)),
         seed=training_args.seed,
         tokens=tokens,
         r2=r2,
         r2_per_layer=dict(r2_per_layer),
         curve=training_curve(log_history),
-        seconds=next((entry["elapsed_seconds"] for entry in reversed(log_history) if "elapsed_seconds" in entry), None),
+        seconds=training_seconds(log_history),
         processes=training_args.world_size,
         command=public_command(command),
         date=before.get("date") or datetime.now(UTC).isoformat(timespec="seconds"),
         weights=weights,
         device=str(DeviceFingerprint.of("cuda" if torch.cuda.is_available() else "cpu")),
-        versions=versions(),
+        versions=package_versions("torch", "transformers", "accelerate", "datasets"),
     )
     _write(folder / TRAINING_FILE, asdict(evidence))
     return evidence
@@ -395,6 +398,21 @@ def training_curve(log_history: Sequence[Mapping[str, Any]]) -> list[CurvePoint]
     ]
 
 
+def training_seconds(log_history: Sequence[Mapping[str, Any]]) -> float | None:
+    """Wall-clock time of a training; None if a part of it was not timed."""
+    training = [entry for entry in log_history if "loss" in entry]
+    if not training or any("elapsed_seconds" not in entry for entry in training):
+        return None
+    return max(entry["elapsed_seconds"] for entry in log_history if "elapsed_seconds" in entry)
+
+
+def teacher_id(teacher: str) -> str | None:
+    """A teacher's id on the Hub; None of a local directory."""
+    if teacher == "embedded":
+        return EMBEDDED_TEACHER_ID
+    return None if Path(teacher).exists() else teacher
+
+
 def teacher_license(teacher: str) -> str | None:
     """The licence of a teacher as its card gives it; None if there is no card to be had, or it names none."""
     if teacher == "embedded":
@@ -412,19 +430,11 @@ def teacher_license(teacher: str) -> str | None:
     return given if isinstance(given, str) else None
 
 
-def versions() -> dict[str, str]:
-    """Versions of the libraries that a training depends on."""
-    import datasets
-    import transformers
-
-    import accelerate
-
-    modules = {"torch": torch, "transformers": transformers, "accelerate": accelerate, "datasets": datasets}
-    return {"kdnas-hf": __version__} | {name: module.__version__ for name, module in modules.items()}
-
-
 def _is_hub_id(name: str) -> bool:
-    return name != "embedded" and not Path(name).exists() and not any(c in name for c in "*?[\\~") and "." not in name
+    try:
+        return name != "embedded" and not Path(name).exists() and find_local_files(name) is None
+    except (FileNotFoundError, ValueError):  # files that are no longer there
+        return False
 
 
 def _read_evaluations(path: Path) -> list[EvaluationResults]:

@@ -267,7 +267,7 @@ def _summary(evidence: StudentEvidence) -> str:
         ["parameters", f"{encoder + embeddings:,}: {parts}"],
         ["languages of the text", str(len(languages)) if languages else "not recorded"],
     ]
-    return markdown_table(["", ""], rows)
+    return markdown_table(["what", "measured"], rows)
 
 
 def retention(evidence: StudentEvidence) -> dict[str, float]:
@@ -305,7 +305,7 @@ def _shape(config: PretrainedConfig) -> str:
         ["embedding size", shown(embedding_size or config.hidden_size)],
         ["longest text", f"{_max_tokens(config)} tokens"],
     ]
-    return markdown_table(["", ""], rows)
+    return markdown_table(["choice", "value"], rows)
 
 
 def _max_tokens(config: PretrainedConfig) -> int:
@@ -376,7 +376,7 @@ def _distillation(training: TrainingEvidence) -> str:
     settings = training.settings
     layers = ", ".join(f"layer {layer}: {r2:.3f}" for layer, r2 in training.r2_per_layer.items())
     texts = ", ".join(training.texts)
-    seconds = "not recorded" if training.seconds is None else _duration(training.seconds)
+    seconds = "not recorded," if training.seconds is None else _duration(training.seconds)
     rows = [
         ["teacher", _teacher(training)],
         ["text", f"{training.sentences:,} sentences of at most {training.max_length} tokens: {texts}"],
@@ -389,7 +389,7 @@ def _distillation(training: TrainingEvidence) -> str:
         ["R² on held-out text", layers or "not measured"],
         ["wall-clock time", f"{seconds} on {training.device}, {training.processes} process(es)"],
     ]
-    return markdown_table(["", ""], rows)
+    return markdown_table(["setting", "value"], rows)
 
 
 def _provenance(training: TrainingEvidence, search: SearchEvidence | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..evaluation import EvaluationResults
 from ..evaluation.report import language_table, method, summary
+from ..evaluation.results import TaskScores
 
 # the card's template has these, and between them that nothing was measured
 BEGIN, END = "<!-- scores -->", "<!-- end of scores -->"
@@ -40,7 +41,18 @@ def scores_section(results: EvaluationResults) -> str:
     ]
     for task in results.tasks.values():
         shown = language_table(task, results.missing_languages)
-        if len(next(iter(task.models.values())).languages) > MANY_LANGUAGES:
+        many = len(next(iter(task.models.values())).languages) > MANY_LANGUAGES
+        if many:
             shown = f"<details><summary>{task.task} by language</summary>\n\n{shown}\n\n</details>"
-        parts.append(shown)
+        parts += [_sources(task), shown]
     return "\n\n".join([*parts, method(results)])
+
+
+def _sources(task: TaskScores) -> str:
+    """On what a task's models were trained and tested."""
+    train, counts = task.data["train"], [part["examples"] for part in task.data["test"].values()]
+    tested = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    return (
+        f"**{task.task}**: {train['examples']:,} examples in {task.train_language} ({train['source']}) to train on, "
+        f"{tested} of each language to test on."
+    )

@@ -91,7 +91,7 @@ def plot_front(
     axes.set_ylabel("R² of the last layer on held-out text")
     axes.set_title("What each architecture explains of the teacher, and what it costs")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     figure.savefig(path, dpi=130)
 
 
