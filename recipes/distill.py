@@ -24,8 +24,10 @@ from kdnas_hf import (
     DistillationTrainer,
     DistillationTrainingArguments,
     TeacherArguments,
+    TrainingSetup,
     check_writable,
     document_distillation,
+    languages_of,
     load_corpus,
     load_teacher,
     parse_arguments,
@@ -89,18 +91,15 @@ def main(argv: list[str] | None = None) -> None:
     trainer.save_model(str(folder / "student"))
     if trainer.is_world_process_zero():
         (folder / "heldout.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        document_distillation(
-            folder / "student",
+        setup = TrainingSetup(
             teacher,
             teacher_args,
             data_args,
-            training_args,
-            corpus=corpus,
             sentences=len(splits.train),
-            metrics=metrics,
-            log_history=trainer.state.log_history,
+            languages=languages_of(corpus),
             command=["accelerate", "launch", "recipes/distill.py", *(sys.argv[1:] if argv is None else argv)],
         )
+        document_distillation(folder / "student", setup, training_args, metrics, trainer.state.log_history)
     logger.info(f"student: {folder / 'student'}   held-out text: {folder / 'heldout.json'}")
 
 

@@ -22,9 +22,11 @@ from kdnas_hf import (
     SearchError,
     SearchSpace,
     TeacherArguments,
+    TrainingSetup,
     check_search,
     check_writable,
     document_search,
+    languages_of,
     load_corpus,
     load_teacher,
     parse_arguments,
@@ -80,18 +82,15 @@ def main(argv: list[str] | None = None) -> None:
     result = search.run()
     if not search.is_main:
         return
-    document_search(
-        result,
+    setup = TrainingSetup(
         teacher,
         teacher_args,
         data_args,
-        search_args,
-        training_args,
-        corpus=corpus,
         sentences=len(splits.train),
-        space=len(space),
+        languages=languages_of(corpus),
         command=["accelerate", "launch", "recipes/search.py", *(sys.argv[1:] if argv is None else argv)],
     )
+    document_search(result, setup, search_args, training_args, space=len(space))
     best = result.students[0]
     logger.info(
         f"best student: {best.architecture}, {best.speedup:.1f}x faster than its teacher "

@@ -14,6 +14,7 @@ from kdnas_hf import (
     StudentEvidence,
     StudentPool,
     TeacherArguments,
+    TrainingSetup,
 )
 
 STEPS = 6
@@ -31,10 +32,11 @@ class Stop(TrainerCallback):
 
 
 def make_callback(teacher):
-    return ModelCardCallback(
-        teacher, TeacherArguments(), DataArguments(dataset=["someone/texts"]), languages=["de", "sw"], sentences=256,
+    setup = TrainingSetup(
+        teacher, TeacherArguments(), DataArguments(dataset=["someone/texts"]), sentences=256, languages=["de", "sw"],
         command=["train.py"],
     )  # fmt: skip
+    return ModelCardCallback(setup)
 
 
 def make_shape(teacher):

@@ -13,11 +13,22 @@ from example_evidence import (
 )
 from transformers import AutoModel
 
-from kdnas_hf import DataArguments, DistillationTrainingArguments, LatencyBenchmark, StudentEvidence, TeacherArguments
+from kdnas_hf import (
+    DataArguments,
+    DistillationTrainingArguments,
+    LatencyBenchmark,
+    StudentEvidence,
+    TeacherArguments,
+    TrainingSetup,
+)
 from kdnas_hf.evaluation import EvaluationResults
 from kdnas_hf.hub import record_evaluation, record_latency, record_training
 from kdnas_hf.hub.evidence import teacher_license, training_curve, training_seconds
 from kdnas_hf.latency import DeviceFingerprint, LatencyMeasurement, LatencyReport
+
+
+def make_args(folder, **changes):
+    return DistillationTrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True, **changes)
 
 
 @pytest.fixture
@@ -68,23 +79,22 @@ def test_a_training_is_recorded_in_public_form(student, teacher, teacher_path, t
     texts.write_text("bap\n")
     evidence = record_training(
         student,
-        teacher=teacher,
-        teacher_args=TeacherArguments(teacher=str(teacher_path)),
-        data_args=DataArguments(dataset=[str(texts), "someone/texts", "embedded"]),
-        training_args=DistillationTrainingArguments(
-            output_dir=str(tmp_path / "run"), report_to="none", use_cpu=True, losses=["hidden_states", "relations:0.5"]
+        TrainingSetup(
+            teacher,
+            TeacherArguments(teacher=str(teacher_path)),
+            DataArguments(dataset=[str(texts), "someone/texts", "embedded"]),
+            sentences=7,
+            languages=["sw", "", "de", "sw"],
+            command=["recipes/distill.py", "--output_dir", str(tmp_path / "run"), "--hub_token", "secret"],
         ),
-        languages=["sw", "", "de", "sw"],
-        sentences=7,
+        make_args(tmp_path / "run", losses=["hidden_states", "relations:0.5"]),
         tokens=70,
-        r2=0.5,
-        r2_per_layer={"1": 0.5},
+        metrics={"eval_r2": 0.5, "eval_r2_layer_1": 0.5, "eval_loss": 0.4},
         log_history=[
             {"step": 1, "loss": 0.9, "trained_tokens": 10, "elapsed_seconds": 2.0},
             {"step": 1, "eval_loss": 0.8},
             {"step": 2, "loss": 0.7, "trained_tokens": 20, "elapsed_seconds": 4.5},
         ],
-        command=["recipes/distill.py", "--output_dir", str(tmp_path / "run"), "--hub_token", "secret"],
     )
     assert StudentEvidence.load(student).training == evidence
     assert evidence.texts[0] == "sw.txt"
@@ -102,11 +112,8 @@ def test_a_training_is_recorded_in_public_form(student, teacher, teacher_path, t
 
 def test_scores_of_weights_that_are_gone_are_gone_as_well(student, teacher, tmp_path):
     def record():
-        record_training(
-            student, teacher=teacher, teacher_args=TeacherArguments(), data_args=DataArguments(text_name="News"),
-            training_args=DistillationTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True),
-            languages=[], sentences=1, tokens=1, r2=None, r2_per_layer={}, log_history=[], command=[],
-        )  # fmt: skip
+        setup = TrainingSetup(teacher, TeacherArguments(), DataArguments(text_name="News"), sentences=1)
+        record_training(student, setup, make_args(tmp_path), tokens=1, metrics={}, log_history=[])
         return StudentEvidence.load(student)
 
     assert record().training.texts == ["News"]
@@ -146,11 +153,8 @@ def test_a_curve_of_another_trainer_lacks_tokens():
 
 
 def test_the_embedded_teacher_is_named_by_its_id(student, teacher, tmp_path):
-    evidence = record_training(
-        student, teacher=teacher, teacher_args=TeacherArguments(), data_args=DataArguments(),
-        training_args=DistillationTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True),
-        languages=[], sentences=1, tokens=1, r2=None, r2_per_layer={}, log_history=[], command=[],
-    )  # fmt: skip
+    setup = TrainingSetup(teacher, TeacherArguments(), DataArguments(), sentences=1)
+    evidence = record_training(student, setup, make_args(tmp_path), tokens=1, metrics={}, log_history=[])
     assert evidence.teacher_id == "intfloat/multilingual-e5-small"
     assert evidence.teacher_license == "mit"
     assert evidence.seconds is None

@@ -74,7 +74,12 @@ def test_it_leaves_a_student_that_loads_and_what_it_explains(recipe, settings, t
     model, tokenizer = AutoModel.from_pretrained(student), AutoTokenizer.from_pretrained(student)
     assert model(**tokenizer("bap dat", return_tensors="pt")).last_hidden_state.isfinite().all()
     assert model.config.num_hidden_layers == 2
-    assert 0 < json.loads((tmp_path / "run" / "heldout.json").read_text())["eval_r2"] < 1
+    measured = json.loads((tmp_path / "run" / "heldout.json").read_text())["eval_r2"]
+    assert 0 < measured < 1
+    card = (student / "README.md").read_text()
+    assert f"| R² of the teacher's last layer on held-out text | {measured:.3f} |" in card
+    assert "chosen by hand" in card
+    assert str(tmp_path) not in card
 
 
 def test_started_again_after_its_end_it_trains_no_more(recipe, settings, tmp_path):

@@ -78,6 +78,14 @@ def test_search_ends_with_a_student_that_loads_and_a_card(recipe, settings, tmp_
     assert str(tmp_path) not in card  # no local paths
     assert "base_model" not in card  # a local teacher has no place on the Hub
     assert "language:\n- de\n- sw\n" in card
+    evidence = {path.name for path in (student / "evidence").iterdir()}
+    assert evidence >= {"training.json", "search.json", "architectures.jsonl", "latency.json", "pareto.png"}
+    assert len((student / "evidence" / "architectures.jsonl").read_text().splitlines()) == 2
+    assert "2 of the 8 architectures of the search space" in card
+    before = (student / "evidence" / "latency.json").read_text()
+    recipe.main([write(settings, tmp_path), "--num_episodes", "1"])  # again, after its end
+    assert (student / "evidence" / "latency.json").read_text() == before
+    assert (student / "README.md").read_text() == card
 
 
 def launch(config, *arguments, environment=None):

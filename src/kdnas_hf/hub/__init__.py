@@ -2,12 +2,13 @@
 
 from .arguments import PublishArguments
 from .card_callback import ModelCardCallback
-from .document import document_distillation, document_search
+from .document import document_distillation, document_search, languages_of
 from .evidence import (
     LatencyEvidence,
     SearchEvidence,
     StudentEvidence,
     TrainingEvidence,
+    TrainingSetup,
     record_evaluation,
     record_latency,
     record_search,
@@ -30,8 +31,10 @@ __all__ = [
     "StagedStudent",
     "StudentEvidence",
     "TrainingEvidence",
+    "TrainingSetup",
     "document_distillation",
     "document_search",
+    "languages_of",
     "publish",
     "record_evaluation",
     "record_latency",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data import DataArguments
-from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
-from .evidence import record_training
+from ..distillation import DistillationTrainingArguments
+from .evidence import TrainingSetup, record_training
 from .model_card import write_model_card
 
 
@@ -21,37 +18,20 @@ class ModelCardCallback(TrainerCallback):
     It keeps what the trainer logs and measures. The card is written when the trainer pushes, or by `write_card`.
 
     Args:
-        teacher: The teacher.
-        teacher_args: As which it was asked for: its id and revision are named on the card.
-        data_args: The text.
-        languages: Languages of the text, where they are known.
-        sentences: Training texts.
-        command: The command that runs; by default that of this process.
+        setup: Of the distillation.
 
     Example:
         ```python
-        trainer = DistillationTrainer(..., callbacks=[ModelCardCallback(teacher, teacher_args, data_args)])
+        setup = TrainingSetup(teacher, teacher_args, data_args, sentences=len(texts))
+        trainer = DistillationTrainer(..., callbacks=[ModelCardCallback(setup)])
         trainer.train()
         trainer.evaluate()
         trainer.push_to_hub()
         ```
     """
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        teacher_args: TeacherArguments,
-        data_args: DataArguments,
-        languages: Iterable[str] = (),
-        sentences: int = 0,
-        command: Sequence[str] | None = None,
-    ) -> None:
-        self.teacher = teacher
-        self.teacher_args = teacher_args
-        self.data_args = data_args
-        self.languages = list(dict.fromkeys(languages))
-        self.sentences = sentences
-        self.command = list(sys.argv if command is None else command)
+    def __init__(self, setup: TrainingSetup) -> None:
+        self.setup = setup
         self.args: DistillationTrainingArguments | None = None
         self.log_history: list[dict[str, Any]] = []
 
@@ -77,20 +57,7 @@ class ModelCardCallback(TrainerCallback):
         """
         if self.args is None:
             raise ValueError("nothing was trained yet: there is nothing to write a card of.")
+        tokens = max((entry.get("trained_tokens", 0) for entry in self.log_history), default=0)
         measured: dict[str, Any] = next((entry for entry in reversed(self.log_history) if "eval_r2" in entry), {})
-        layer = "eval_r2_layer_"
-        record_training(
-            student,
-            teacher=self.teacher,
-            teacher_args=self.teacher_args,
-            data_args=self.data_args,
-            training_args=self.args,
-            languages=self.languages,
-            sentences=self.sentences,
-            tokens=max((entry.get("trained_tokens", 0) for entry in self.log_history), default=0),
-            r2=measured.get("eval_r2"),
-            r2_per_layer={key.removeprefix(layer): v for key, v in measured.items() if key.startswith(layer)},
-            log_history=self.log_history,
-            command=self.command,
-        )
+        record_training(student, self.setup, self.args, tokens, measured, self.log_history)
         return write_model_card(student)

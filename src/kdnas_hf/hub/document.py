@@ -9,11 +9,10 @@ from typing import Any
 import datasets
 from transformers import AutoModel
 
-from ..data import DataArguments
-from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
+from ..distillation import DistillationTrainingArguments, Teacher
 from ..latency import LatencyBenchmark, stand_in
 from ..search import SearchArguments, SearchResult
-from .evidence import EVIDENCE_FOLDER, TRAINING_FILE, record_latency, record_search, record_training
+from .evidence import EVIDENCE_FOLDER, TRAINING_FILE, TrainingSetup, record_latency, record_search, record_training
 from .model_card import write_model_card
 
 LATENCY_TOKENS = 128
@@ -21,15 +20,10 @@ LATENCY_TOKENS = 128
 
 def document_search(
     result: SearchResult,
-    teacher: Teacher,
-    teacher_args: TeacherArguments,
-    data_args: DataArguments,
+    setup: TrainingSetup,
     search_args: SearchArguments,
     training_args: DistillationTrainingArguments,
-    corpus: datasets.Dataset,
-    sentences: int,
     space: int,
-    command: Sequence[str],
 ) -> list[Path]:
     """Evidence and card of every student that a search distilled; evidence that is there already stays.
 
@@ -38,99 +32,56 @@ def document_search(
 
     Args:
         result: The search.
-        teacher: The teacher.
-        teacher_args: As which it was asked for.
-        data_args: The text.
+        setup: Of the distillation.
         search_args: Of the search.
         training_args: Of the distillation.
-        corpus: The text.
-        sentences: Training texts.
         space: Members of the search space.
-        command: The command that runs.
 
     Returns:
         The cards.
     """
+    benchmark = LatencyBenchmark(
+        batch_size=search_args.latency_batch_size,
+        sequence_length=search_args.latency_sequence_length,
+        threads=search_args.latency_threads,
+        repeats=search_args.latency_repeats,
+    )
     cards = []
     for student in result.students:
         folder = result.folder / student.path
         if not (folder / EVIDENCE_FOLDER / TRAINING_FILE).is_file():
             record_search(folder, result, student, search_args, space)
-            measure_latency(
-                folder,
-                teacher,
-                LatencyBenchmark(
-                    batch_size=search_args.latency_batch_size,
-                    sequence_length=search_args.latency_sequence_length,
-                    threads=search_args.latency_threads,
-                    repeats=search_args.latency_repeats,
-                ),
-            )
-            record_training(
-                folder,
-                teacher=teacher,
-                teacher_args=teacher_args,
-                data_args=data_args,
-                training_args=training_args,
-                languages=languages_of(corpus),
-                sentences=sentences,
-                tokens=student.tokens,
-                r2=student.r2,
-                r2_per_layer=student.r2_per_layer,
-                log_history=result.log_history,
-                command=command,
-            )
+            measure_latency(folder, setup.teacher, benchmark)
+            layers = {f"eval_r2_layer_{layer}": r2 for layer, r2 in student.r2_per_layer.items()}
+            metrics = {"eval_r2": student.r2, **layers}
+            record_training(folder, setup, training_args, student.tokens, metrics, result.log_history)
         cards.append(write_model_card(folder))
     return cards
 
 
 def document_distillation(
     student: str | Path,
-    teacher: Teacher,
-    teacher_args: TeacherArguments,
-    data_args: DataArguments,
+    setup: TrainingSetup,
     training_args: DistillationTrainingArguments,
-    corpus: datasets.Dataset,
-    sentences: int,
     metrics: Mapping[str, float],
     log_history: Sequence[Mapping[str, Any]],
-    command: Sequence[str],
 ) -> Path:
     """Evidence and card of a student whose shape was chosen by hand.
 
     Args:
         student: The student's directory.
-        teacher: The teacher.
-        teacher_args: As which it was asked for.
-        data_args: The text.
+        setup: Of the distillation.
         training_args: Of the distillation.
-        corpus: The text.
-        sentences: Training texts.
         metrics: What the trainer's last evaluation measured.
         log_history: What it logged.
-        command: The command that runs.
 
     Returns:
         The card.
     """
-    layer = "eval_r2_layer_"
-    positions = getattr(teacher.model.config, "max_position_embeddings", LATENCY_TOKENS + 2)
+    positions = getattr(setup.teacher.model.config, "max_position_embeddings", LATENCY_TOKENS + 2)
     # two rows less: encoders like XLM-R count positions from the row after that of padding
-    measure_latency(student, teacher, LatencyBenchmark(sequence_length=min(LATENCY_TOKENS, positions - 2)))
-    record_training(
-        student,
-        teacher=teacher,
-        teacher_args=teacher_args,
-        data_args=data_args,
-        training_args=training_args,
-        languages=languages_of(corpus),
-        sentences=sentences,
-        tokens=int(metrics["eval_trained_tokens"]),
-        r2=metrics.get("eval_r2"),
-        r2_per_layer={key.removeprefix(layer): value for key, value in metrics.items() if key.startswith(layer)},
-        log_history=log_history,
-        command=command,
-    )
+    measure_latency(student, setup.teacher, LatencyBenchmark(sequence_length=min(LATENCY_TOKENS, positions - 2)))
+    record_training(student, setup, training_args, int(metrics["eval_trained_tokens"]), metrics, log_history)
     return write_model_card(student)
 
 

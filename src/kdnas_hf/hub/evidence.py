@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,6 +123,34 @@ class TrainingEvidence:
     weights: str
     device: str
     versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What a distillation starts from, as far as a card tells it.
+
+    Attributes:
+        teacher: The teacher.
+        teacher_args: As which it was asked for: its id and revision are named.
+        data_args: The text.
+        sentences: Training texts.
+        languages: Languages of the text, where they are known.
+        command: The command that runs; by default that of this process.
+    """
+
+    teacher: Teacher
+    teacher_args: TeacherArguments
+    data_args: DataArguments
+    sentences: int
+    languages: Sequence[str] = ()
+    command: Sequence[str] = field(default_factory=lambda: list(sys.argv))
+
+    @property
+    def texts(self) -> list[str]:
+        """What the text is called."""
+        if self.data_args.text_name:
+            return [self.data_args.text_name]
+        return [EMBEDDED_TEXTS if name == "embedded" else public(name) for name in self.data_args.dataset]
 
 
 @dataclass(frozen=True)
@@ -242,35 +271,23 @@ class StudentEvidence:
 
 def record_training(
     student: str | Path,
-    *,
-    teacher: Teacher,
-    teacher_args: TeacherArguments,
-    data_args: DataArguments,
+    setup: TrainingSetup,
     training_args: DistillationTrainingArguments,
-    languages: Iterable[str],
-    sentences: int,
     tokens: int,
-    r2: float | None,
-    r2_per_layer: Mapping[str, float],
+    metrics: Mapping[str, float],
     log_history: Sequence[Mapping[str, Any]],
-    command: Sequence[str],
 ) -> TrainingEvidence:
     """Keep how a student was distilled.
 
     Args:
         student: The student's directory.
-        teacher: The teacher.
-        teacher_args: As which it was asked for.
-        data_args: The text.
+        setup: Of the distillation.
         training_args: Of the distillation.
-        languages: Of the text, where they are known.
-        sentences: Training texts.
         tokens: Real tokens that the student was trained on.
-        r2: R² of its last mapped layer on held-out text.
-        r2_per_layer: R² of each mapped layer.
+        metrics: Of its last evaluation, as `DistillationTrainer` names them; what it lacks was not measured.
         log_history: What the trainer logged, `TrainerState.log_history`.
-        command: The command.
     """
+    layer = "eval_r2_layer_"
     folder = Path(student) / EVIDENCE_FOLDER
     before = _read(folder / TRAINING_FILE) or {}
     weights = _weights(Path(student))
@@ -278,30 +295,26 @@ def record_training(
         (folder / EVALUATIONS_FILE).unlink(missing_ok=True)  # scores of other weights
         before = {}
     evidence = TrainingEvidence(
-        teacher=public(teacher.name),
-        teacher_id=teacher_id(teacher_args.teacher),
-        teacher_revision=teacher_args.teacher_revision,
-        teacher_license=teacher_license(teacher_args.teacher),
-        texts=(
-            [data_args.text_name]
-            if data_args.text_name
-            else [EMBEDDED_TEXTS if name == "embedded" else public(name) for name in data_args.dataset]
-        ),
-        datasets=[name for name in data_args.dataset if _is_hub_id(name)],
-        languages=sorted({language for language in languages if language}),
-        sentences=sentences,
-        max_length=data_args.max_length,
-        heldout_sentences=data_args.heldout_sentences,
+        teacher=public(setup.teacher.name),
+        teacher_id=teacher_id(setup.teacher_args.teacher),
+        teacher_revision=setup.teacher_args.teacher_revision,
+        teacher_license=teacher_license(setup.teacher_args.teacher),
+        texts=setup.texts,
+        datasets=[name for name in setup.data_args.dataset if _is_hub_id(name)],
+        languages=sorted({language for language in setup.languages if language}),
+        sentences=setup.sentences,
+        max_length=setup.data_args.max_length,
+        heldout_sentences=setup.data_args.heldout_sentences,
         losses=[f"{name}:{weight:g}" for name, weight in training_args.loss_weights.items()],
         settings=public_values(training_configuration(training_args)),
         seed=training_args.seed,
         tokens=tokens,
-        r2=r2,
-        r2_per_layer=dict(r2_per_layer),
+        r2=metrics.get("eval_r2"),
+        r2_per_layer={key.removeprefix(layer): value for key, value in metrics.items() if key.startswith(layer)},
         curve=training_curve(log_history),
         seconds=training_seconds(log_history),
         processes=training_args.world_size,
-        command=public_command(command),
+        command=public_command(setup.command),
         date=before.get("date") or datetime.now(UTC).isoformat(timespec="seconds"),
         weights=weights,
         device=str(DeviceFingerprint.of("cuda" if torch.cuda.is_available() else "cpu")),
