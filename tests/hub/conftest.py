@@ -1,7 +1,7 @@
 """A Hub on loopback for each test, and clients of it."""
 
 import pytest
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, file_download, hf_api
 from loopback_hub import LoopbackHub
 from transformers.utils import hub as transformers_hub
 
@@ -12,6 +12,12 @@ def hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(transformers_hub, "_hf_api", None, raising=False)  # a client that knows the Hub before
     hub = LoopbackHub()
+    # for what takes no endpoint: `Trainer` and models
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    addresses = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, file_download):
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", addresses, raising=False)
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
     yield hub
     hub.stop()
 

@@ -49,7 +49,7 @@ def test_an_upload_of_the_same_makes_no_commit(hub, api, folder):
 
 
 def test_who_may_not_does_not(hub, api, stranger, folder, tmp_path):
-    with pytest.raises(HfHubHTTPError, match="Invalid user token"):
+    with pytest.raises(Exception, match="Invalid user token"):  # of another kind in each line of the client
         HfApi(endpoint=hub.endpoint, token="hf_" + "nobody" * 5).whoami()
     with pytest.raises(HfHubHTTPError, match="403"):
         api.create_repo("john/model")

@@ -779,7 +779,8 @@ class DistillationTrainer(Trainer):
         """
         if len(self.pool.members) != 1:
             raise ValueError("push_to_hub sends one student; save those of a pool (save_students) and push each.")
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if hasattr(self.callback_handler, "on_push_begin"):  # transformers 5
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = self.args.hub_token if token is None else token
         if not self.is_world_process_zero():
             return None

@@ -93,13 +93,12 @@ class HubRepositories:
                 "no access token: make one that may write at https://huggingface.co/settings/tokens, then run "
                 "`hf auth login` or set HF_TOKEN."
             ) from error
-        except HfHubHTTPError as error:
-            if error.response is not None and error.response.status_code in (401, 403):
+        except NETWORK_ERRORS as error:
+            response = getattr(error, "response", None)
+            if response is not None and response.status_code in (401, 403):
                 raise PublicationError(
                     "the access token is not valid; run `hf auth login`, or set HF_TOKEN."
                 ) from error
-            raise _network_error(error) from error
-        except NETWORK_ERRORS as error:
             raise _network_error(error) from error
         self.user: str = who["name"]
         self.owners = {self.user, *(organisation["name"] for organisation in who.get("orgs", []))}
