@@ -60,7 +60,7 @@ class ArtefactCheck:
         if backend.precision == "float32" and not self.max_difference <= MAX_FLOAT32_DIFFERENCE:
             found.append(f"float32 outputs differ by {self.max_difference:.1e}, more than {MAX_FLOAT32_DIFFERENCE:g}.")
         if not self.median_cosine >= min_cosine:
-            found.append(f"the median cosine is {self.median_cosine:.4f}, less than min_cosine={min_cosine:g}.")
+            found.append(f"the median cosine is {self.median_cosine:.6f}, less than min_cosine={min_cosine:g}.")
         if self.score is not None and self.torch_score is not None:
             drop = self.torch_score - self.score
             if drop > max_score_drop:

@@ -37,7 +37,8 @@ def peak_memory_mb(
     given = [str(student), get_backend(backend).name, str(batch_size), str(sequence_length), str(threads)]
     done = subprocess.run([sys.executable, "-m", __name__, *given], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"memory of {student} with {get_backend(backend).name}: {done.stderr.strip()[-500:]}")
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise RuntimeError(f"memory of {student} with {get_backend(backend).name}: {reason}")
     return float(json.loads(done.stdout.splitlines()[-1])["peak_mb"])
 
 
