@@ -18,6 +18,22 @@ def batches(texts, tokenizer):
     return text_batches(texts, tokenizer, batch_size=6, max_length=32)
 
 
+@pytest.fixture(scope="session")
+def graph_of(tmp_path_factory):
+    """The ONNX graph of a tiny student, exported once."""
+    from kdnas_hf.export import export_onnx
+
+    folder = tmp_path_factory.mktemp("graphs")
+
+    def graph(kind="encoder"):
+        path = folder / f"{kind}.onnx"
+        if not path.exists():
+            export_onnx(make_student(kind), path)
+        return path
+
+    return graph
+
+
 @pytest.fixture
 def student_folder(tmp_path, tokenizer):
     folder = tmp_path / "student"

@@ -146,15 +146,6 @@ def test_a_head_of_another_task_is_refused(student_folder, corpus, tmp_path, tok
         run(student_folder, corpus, format="onnx", task=str(tmp_path / "task.yaml"), data_dir=str(tmp_path / "data"))
 
 
-def test_reports_are_read_back(student_folder, corpus):
-    report = run(student_folder, corpus, format="onnx")
-    assert read_exports(student_folder) == [report.record]
-    (path,) = (student_folder / "evidence" / "exports").iterdir()
-    path.write_text('{"record": {"backend": "onnx"}}')
-    with pytest.raises(ValueError, match=r"onnx.json holds what this version does not write.*export again"):
-        read_exports(student_folder)
-
-
 def test_artefacts_of_other_weights_are_not_published(student_folder, corpus, tmp_path):
     run(student_folder, corpus, format="onnx")
     stage_student(student_folder, tmp_path / "whole", without_scores=True)
@@ -230,6 +221,7 @@ def test_bad_input_is_refused_before_anything_is_exported(student_folder, corpus
 
 def test_reports_say_what_was_measured(student_folder, corpus, teacher_path):
     report = run(student_folder, corpus, format="onnx", teacher=str(teacher_path))
+    assert read_exports(student_folder) == [report.record]
     text = report.to_markdown()
     assert "### ONNX Runtime, float32" in text
     assert "faster than its teacher in the same backend" in text
@@ -237,3 +229,8 @@ def test_reports_say_what_was_measured(student_folder, corpus, teacher_path):
     assert set(values["latency"]["measurements"]) == {"teacher", "student", "exported", "exported teacher"}
     assert values["record"]["check"]["rows"] > 20
     assert np.isfinite(values["latency"]["measurements"]["exported"]["p95_ms"])
+    (path,) = (student_folder / "evidence" / "exports").iterdir()
+    assert path.read_text() == report.to_json() + "\n"
+    path.write_text('{"record": {"backend": "onnx"}}')
+    with pytest.raises(ValueError, match=r"onnx.json holds what this version does not write.*export again"):
+        read_exports(student_folder)
