@@ -45,7 +45,7 @@ from transformers import {auto}, AutoTokenizer
 model = {auto}.from_pretrained("{repo_id}"{trust})
 tokenizer = AutoTokenizer.from_pretrained("{repo_id}")
 outputs = model(**{call}).{outputs}
-```{others}"""
+```"""
     ]
     if auto in PIPELINES:
         task, text = PIPELINES[auto]
