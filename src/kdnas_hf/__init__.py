@@ -5,6 +5,7 @@ from .data import (
     EMBEDDED_TEACHER_NAME,
     CorpusSplits,
     DataArguments,
+    count_tokens,
     embedded_intents,
     embedded_sentences,
     embedded_teacher,
@@ -68,7 +69,9 @@ from .students import (
     KDNASPreTrainedModel,
     TeacherEmbeddings,
     create_student,
+    factorise_embeddings,
     fold_embeddings,
+    trim_vocabulary,
 )
 from .version import __version__
 
@@ -118,12 +121,14 @@ __all__ = [
     "bf16_pays_off",
     "check_search",
     "check_writable",
+    "count_tokens",
     "create_student",
     "document_distillation",
     "document_search",
     "embedded_intents",
     "embedded_sentences",
     "embedded_teacher",
+    "factorise_embeddings",
     "fold_embeddings",
     "languages_of",
     "load_corpus",
@@ -140,6 +145,7 @@ __all__ = [
     "split_corpus",
     "student_config",
     "tokenize_corpus",
+    "trim_vocabulary",
     "write_model_card",
     "write_scores_into_card",
 ]
