@@ -6,13 +6,14 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModel,
     AutoTokenizer,
     BertConfig,
     BertModel,
     PreTrainedTokenizerFast,
+    RobertaTokenizerFast,
     XLMRobertaForMaskedLM,
     XLMRobertaTokenizerFast,
 )
@@ -355,6 +356,31 @@ def test_bert_with_wordpiece_and_lower_case():
     ]  # fmt: skip
     assert trimmed.student.pooler is not None
     assert_same_bits(bert, tokenizer, trimmed.student, trimmed.tokenizer, ["Playing", "plaed"])
+
+
+def byte_level_roberta():
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "b"), ("a", "p"), ("Ġb", "ap"), ("Ġb", "a"), ("r", "s"), ("Ġba", "rs"), ("t", "t")]
+    tokens = [*special[:4], *alphabet, *("".join(merge) for merge in merges), special[4]]
+    backend = Tokenizer(models.BPE({token: place for place, token in enumerate(tokens)}, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return RobertaTokenizerFast(tokenizer_object=backend)
+
+
+def test_byte_level_tokenizers_come_back(tmp_path):
+    tokenizer = byte_level_roberta()
+    student = make_student(vocabulary=len(tokenizer))
+    texts = ["a bap\nbap é", "bap <mask>"]
+    trimmed = trim_vocabulary(student, tokenizer, texts)
+    assert len(tokenizer) - trimmed.vocab_size == 3  # "rs", "Ġbars" and "tt"
+    trimmed.tokenizer.save_pretrained(tmp_path)
+    trimmed.student.save_pretrained(tmp_path)
+    for loaded in (trimmed.tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert_same_bits(student, tokenizer, trimmed.student, loaded, texts)
+        assert loaded.decode(loaded("bap é tt")["input_ids"], skip_special_tokens=True) == "bap é tt"
 
 
 def test_named_and_added_tokens_stay(tokenizer):

@@ -140,7 +140,7 @@ def trim_vocabulary(
         vocab_size_before=student.config.vocab_size,
         bytes_before=_bytes(student),
         bytes=_bytes(trimmed),
-        unseen=None if heldout is None else _split_unseen(tokenizer, smaller, kept, heldout),
+        unseen=None if heldout is None else measure_unseen(tokenizer, smaller, kept, heldout),
     )
 
 
@@ -322,9 +322,17 @@ def _tokens(tokenizer: Any, texts: list[Any]) -> list[str]:
     return tokenizer.convert_ids_to_tokens(tokenizer(texts, verbose=False)["input_ids"][0])
 
 
-def _split_unseen(
-    before: PreTrainedTokenizerBase, now: PreTrainedTokenizerBase, kept: list[int], texts: Iterable[str]
+def measure_unseen(
+    before: PreTrainedTokenizerBase, now: PreTrainedTokenizerBase, kept: Sequence[int], texts: Iterable[str]
 ) -> UnseenText:
+    """Say how a trimmed tokenizer splits other text.
+
+    Args:
+        before: The tokenizer before.
+        now: The trimmed one.
+        kept: The numbers that its tokens had before.
+        texts: The text.
+    """
     totals = np.zeros(6, dtype=np.int64)
     renumbered = np.array(kept)
     for batch, old in encoded_batches(before, texts, special_tokens=False):
@@ -386,4 +394,4 @@ def _bytes(model: PreTrainedModel) -> int:
     return rest + (table.num_embeddings * table.embedding_dim * 4 if folded else 0)
 
 
-__all__ = ["TrimmedVocabulary", "UnseenText", "trim_vocabulary"]
+__all__ = ["TrimmedVocabulary", "UnseenText", "measure_unseen", "trim_vocabulary"]
