@@ -13,7 +13,6 @@ the student. Log in before (`hf auth login`, or set HF_TOKEN).
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from transformers.utils import logging
 
@@ -25,10 +24,7 @@ logger = logging.get_logger("kdnas_hf.recipes.publish")
 
 def main(argv: list[str] | None = None) -> None:
     """Publish what the command line asks for."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-") and Path(argv[0]).suffix not in (".yaml", ".yml", ".json"):
-        argv = ["--student", *argv]
-    (args,) = parse_arguments((PublishArguments,), argv)
+    (args,) = parse_arguments((PublishArguments,), argv, positional="student")
     set_up_logging()
 
     def show(publication: Publication) -> None:

@@ -23,6 +23,13 @@ def _logging_as_it_was():
     logger.handlers, logger.propagate, logger.level = before[0], before[1], before[2]
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Recipes take all cores; tests that come later would fight for them, and sum in another order."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_tokenizer()

@@ -26,6 +26,7 @@ from .distillation import (
     share_cpu_threads,
 )
 from .evaluation import Comparison, EvaluationArguments, FineTuningArguments, Task, load_task_data
+from .export import ExportArguments, ExportedModel, ExportError, ExportReport, export_student
 from .hub import (
     KDNASModelCardData,
     ModelCardCallback,
@@ -33,6 +34,7 @@ from .hub import (
     StudentEvidence,
     TrainingSetup,
     document_distillation,
+    document_export,
     document_search,
     languages_of,
     publish,
@@ -84,6 +86,10 @@ __all__ = [
     "DistillationTrainer",
     "DistillationTrainingArguments",
     "EvaluationArguments",
+    "ExportArguments",
+    "ExportError",
+    "ExportReport",
+    "ExportedModel",
     "FineTuningArguments",
     "HiddenStateStatistics",
     "InheritedWordEmbeddings",
@@ -120,10 +126,12 @@ __all__ = [
     "check_writable",
     "create_student",
     "document_distillation",
+    "document_export",
     "document_search",
     "embedded_intents",
     "embedded_sentences",
     "embedded_teacher",
+    "export_student",
     "fold_embeddings",
     "languages_of",
     "load_corpus",

@@ -13,13 +13,18 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
-def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+
+def parse_arguments(
+    dataclass_types: Sequence[type], argv: Sequence[str] | None = None, positional: str | None = None
+) -> tuple[Any, ...]:
     """Parse ``[FILE] [--flag value …]`` into dataclasses; flags win over the file.
 
     Args:
         dataclass_types: What to parse; names of fields must be distinct.
         argv: Arguments, by default those of the process.
+        positional: A field that may come first without its flag, where it does not look like a file of arguments.
 
     Returns:
         One instance of each dataclass.
@@ -28,6 +33,8 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None 
         ValueError: If the file cannot be read, or a key or flag does not exist; the message names the nearest.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if positional and argv and not argv[0].startswith("-") and Path(argv[0]).suffix not in FILE_SUFFIXES:
+        argv = [f"--{positional}", *argv]
     parser = HfArgumentParser(list(dataclass_types), allow_abbrev=False)  # type: ignore[arg-type]
     known = [field.name for kind in dataclass_types for field in dataclasses.fields(kind) if field.init]
     if argv and not argv[0].startswith("-"):
@@ -44,7 +51,7 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None 
 
 
 def _read(path: Path, known: Sequence[str]) -> dict[str, Any]:
-    if path.suffix not in (".yaml", ".yml", ".json"):
+    if path.suffix not in FILE_SUFFIXES:
         raise ValueError(f"{str(path)!r} is neither a flag nor a .yaml, .yml or .json file.")
     try:
         text = path.read_text(encoding="utf-8")

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from every_head import EVERY_HEAD, assert_same_outputs, make_inputs, make_student
+from every_head import EVERY_HEAD, assert_same_outputs, make_inputs, make_uneven_student
 
-from kdnas_hf.students import KDNASForTokenClassification, KDNASModel
+from kdnas_hf.students import KDNASModel
 
 HAS_OPTIMUM_ONNX = find_spec("optimum.exporters.onnx") is not None
 needs_optimum_onnx = pytest.mark.skipif(
@@ -22,16 +22,16 @@ def run_python(*arguments):
 
 
 @needs_optimum_onnx
-@pytest.mark.parametrize("model_class", EVERY_HEAD)
-def test_optimum_exports_and_runs_every_head(model_class, tmp_path):
+@pytest.mark.parametrize("kind", EVERY_HEAD)
+def test_optimum_exports_and_runs_every_head(kind, tmp_path):
     import optimum.onnxruntime
 
     from kdnas_hf.export.optimum_onnx import register_with_optimum
 
-    model = make_student(model_class)
+    model = make_uneven_student(kind)
     model.save_pretrained(tmp_path)
     register_with_optimum()
-    head = model_class.__name__.removeprefix("KDNASFor").replace("KDNASModel", "FeatureExtraction")
+    head = type(model).__name__.removeprefix("KDNASFor").replace("KDNASModel", "FeatureExtraction")
     exported = getattr(optimum.onnxruntime, f"ORTModelFor{head}").from_pretrained(tmp_path, export=True)
     assert_same_outputs(model, exported)
 
@@ -61,7 +61,7 @@ def test_the_exported_model_keeps_its_attention(tmp_path):
     from kdnas_hf.export.optimum_onnx import register_with_optimum
 
     register_with_optimum()
-    model = make_student(KDNASModel)
+    model = make_uneven_student()
     implementation = model.config._attn_implementation
     onnx_export_from_model(model, tmp_path, task="feature-extraction")
     assert model.config._attn_implementation == implementation != "eager"
@@ -72,7 +72,7 @@ def test_optimum_cli_exports_a_student(tmp_path, tokenizer):
     import onnxruntime
 
     student, folder = tmp_path / "student", tmp_path / "onnx"
-    model = make_student(KDNASForTokenClassification)
+    model = make_uneven_student("token")
     model.save_pretrained(student)
     tokenizer.save_pretrained(student)
     done = run_python("-m", CLI, "export", "onnx", "--model", student, "--task", "token-classification", folder)

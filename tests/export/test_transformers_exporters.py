@@ -3,11 +3,10 @@
 import pytest
 import torch
 import transformers
-from every_head import EVERY_HEAD, assert_same_outputs, make_student
+from every_head import EVERY_HEAD, assert_same_outputs, make_uneven_student
 from packaging.version import Version
 
 from kdnas_hf.export.transformers_exporters import export_with_transformers
-from kdnas_hf.students import KDNASForMaskedLM, KDNASModel
 
 needs_exporters = pytest.mark.skipif(
     Version(transformers.__version__).release[:2] != (5, 23), reason="the extra exporters is transformers 5.23"
@@ -15,11 +14,11 @@ needs_exporters = pytest.mark.skipif(
 
 
 @needs_exporters
-@pytest.mark.parametrize("model_class", EVERY_HEAD)
-def test_every_head_is_exported_and_read_back(model_class, tmp_path):
+@pytest.mark.parametrize("kind", EVERY_HEAD)
+def test_every_head_is_exported_and_read_back(kind, tmp_path):
     from transformers.exporters import ExportedModel
 
-    model = make_student(model_class)
+    model = make_uneven_student(kind)
     assert export_with_transformers(model, tmp_path) == tmp_path / "onnx" / "model.onnx"
     assert_same_outputs(model, ExportedModel.from_pretrained(tmp_path, subfolder="onnx"))
 
@@ -27,7 +26,7 @@ def test_every_head_is_exported_and_read_back(model_class, tmp_path):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A model in training mode, its weights as they were, and the file that was made of it."""
-    model = make_student(KDNASForMaskedLM).train()
+    model = make_uneven_student("masked_lm").train()
     weights = {name: values.clone() for name, values in model.state_dict().items()}
     return model, weights, export_with_transformers(model, tmp_path_factory.mktemp("student"))
 
@@ -42,14 +41,14 @@ def test_inputs_are_token_ids_and_mask_with_dynamic_batch_and_sequence(exported)
         ("input_ids", "tensor(int64)", axes),
         ("attention_mask", "tensor(int64)", axes),
     ]
-    assert [(each.name, each.shape) for each in session.get_outputs()] == [("logits", [*axes, 150])]
+    assert [(each.name, each.shape) for each in session.get_outputs()] == [("logits", [*axes, 145])]
 
 
 @needs_exporters
 def test_the_model_stays_as_it_was(exported):
     model, weights, _ = exported
     assert model.training
-    assert model.config._attn_implementation == make_student(KDNASModel).config._attn_implementation != "eager"
+    assert model.config._attn_implementation == make_uneven_student().config._attn_implementation != "eager"
     assert all(torch.equal(values, weights[name]) for name, values in model.state_dict().items())
 
 
@@ -57,5 +56,5 @@ def test_the_model_stays_as_it_was(exported):
 def test_other_versions_are_refused_before_anything_is_written(installed, tmp_path, monkeypatch):
     monkeypatch.setattr(transformers, "__version__", installed)
     with pytest.raises(ImportError, match=rf"transformers {installed} .*kdnas-hf\[exporters\]"):
-        export_with_transformers(make_student(KDNASModel), tmp_path)
+        export_with_transformers(make_uneven_student(), tmp_path)
     assert not list(tmp_path.iterdir())

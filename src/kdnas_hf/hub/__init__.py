@@ -2,7 +2,7 @@
 
 from .arguments import PublishArguments
 from .card_callback import ModelCardCallback
-from .document import document_distillation, document_search, languages_of
+from .document import document_distillation, document_export, document_search, languages_of
 from .evidence import (
     LatencyEvidence,
     SearchEvidence,
@@ -33,6 +33,7 @@ __all__ = [
     "TrainingEvidence",
     "TrainingSetup",
     "document_distillation",
+    "document_export",
     "document_search",
     "languages_of",
     "publish",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import datasets
 from transformers import AutoModel
 
 from ..distillation import DistillationTrainingArguments, Teacher
+from ..export import ExportReport, make_runner
+from ..export.export import EXPORTED, EXPORTED_TEACHER, TEACHER
 from ..latency import LatencyBenchmark, stand_in
 from ..search import SearchArguments, SearchResult
 from .evidence import EVIDENCE_FOLDER, TRAINING_FILE, TrainingSetup, record_latency, record_search, record_training
@@ -52,6 +55,8 @@ def document_search(
         if not (folder / EVIDENCE_FOLDER / TRAINING_FILE).is_file():
             record_search(folder, result, student, search_args, space)
             measure_latency(folder, setup.teacher, benchmark)
+            if search_args.latency_backend != "torch":
+                measure_latency(folder, setup.teacher, benchmark, search_args.latency_backend)
             layers = {f"eval_r2_layer_{layer}": r2 for layer, r2 in student.r2_per_layer.items()}
             metrics = {"eval_r2": student.r2, **layers}
             record_training(folder, setup, training_args, student.tokens, metrics, result.log_history)
@@ -85,19 +90,41 @@ def document_distillation(
     return write_model_card(student)
 
 
-def measure_latency(student: str | Path, teacher: Teacher, benchmark: LatencyBenchmark) -> None:
+def document_export(student: str | Path, report: ExportReport) -> Path:
+    """Evidence and card of a student that was exported: its latency beside its teacher's, in equal backends and not.
+
+    Args:
+        student: The student's directory.
+        report: Of the export.
+
+    Returns:
+        The card.
+    """
+    if TEACHER in report.latency.measurements:
+        record_latency(student, report.latency, EXPORTED, EXPORTED_TEACHER)
+        record_latency(student, report.latency, EXPORTED, TEACHER)
+    return write_model_card(student)
+
+
+def measure_latency(student: str | Path, teacher: Teacher, benchmark: LatencyBenchmark, backend: str = "torch") -> None:
     """Time a student beside its teacher, and keep the result as evidence.
 
     Args:
         student: The student's directory.
         teacher: The teacher; one of its shape with random weights is timed, as it may be on another device.
         benchmark: What measures.
+        backend: In which both run; what is exported for it is not kept.
     """
     models = {
         "teacher": stand_in(type(teacher.model), teacher.deployed_config),
         "student": AutoModel.from_pretrained(student, dtype="float32"),
     }
-    record_latency(student, benchmark.measure(models))
+    with tempfile.TemporaryDirectory() as folder:
+        runners = {
+            name: make_runner(model, backend, Path(folder) / name, benchmark.threads, benchmark.device)
+            for name, model in models.items()
+        }
+        record_latency(student, benchmark.measure(runners))
 
 
 def languages_of(corpus: datasets.Dataset) -> list[str]:

@@ -27,6 +27,7 @@ from ..data import DataArguments
 from ..data.local_files import find_local_files
 from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
 from ..evaluation import EvaluationResults
+from ..export import ArtefactRecord, read_exports
 from ..json_lines import JsonLines
 from ..latency import DeviceFingerprint, LatencyReport
 from ..package_versions import package_versions
@@ -198,6 +199,7 @@ class LatencyEvidence:
         teacher_ms: The teacher's median.
         teacher_iqr_ms: Its interquartile range.
         device: The machine.
+        teacher_backend: What ran the teacher, where it was not the same; None where it was.
     """
 
     backend: str
@@ -210,6 +212,7 @@ class LatencyEvidence:
     teacher_ms: float
     teacher_iqr_ms: float
     device: str
+    teacher_backend: str | None = None
 
     @property
     def speedup(self) -> float:
@@ -227,6 +230,7 @@ class StudentEvidence:
         search: How its shape was found; None if it was chosen by hand, or that is not known.
         latency: Latency measurements.
         evaluations: Scores on downstream tasks: what each evaluation found, no task in two of them.
+        exports: Its artefacts.
     """
 
     config: PretrainedConfig
@@ -234,6 +238,7 @@ class StudentEvidence:
     search: SearchEvidence | None = None
     latency: list[LatencyEvidence] = field(default_factory=list)
     evaluations: list[EvaluationResults] = field(default_factory=list)
+    exports: list[ArtefactRecord] = field(default_factory=list)
 
     @classmethod
     def load(cls, student: str | Path) -> StudentEvidence:
@@ -261,6 +266,7 @@ class StudentEvidence:
                 ),
                 latency=[LatencyEvidence(**row) for row in _read(evidence / LATENCY_FILE) or []],
                 evaluations=_read_evaluations(evidence / EVALUATIONS_FILE),
+                exports=read_exports(folder),
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{evidence} holds what this version does not write: {error}; remove it.") from error
@@ -356,18 +362,21 @@ def record_search(
     return evidence
 
 
-def record_latency(student: str | Path, report: LatencyReport, name: str = "student") -> list[LatencyEvidence]:
+def record_latency(
+    student: str | Path, report: LatencyReport, name: str = "student", teacher: str = "teacher"
+) -> list[LatencyEvidence]:
     """Keep a latency measurement; one of the same kind on the same machine replaces that before.
 
     Args:
         student: The student's directory.
-        report: With the measurements ``teacher`` and ``name``.
+        report: With the measurements of both.
         name: What the student is called in it.
+        teacher: What its teacher is called in it.
     """
     path = Path(student) / EVIDENCE_FOLDER / LATENCY_FILE
-    mine, teachers = report.measurements[name], report.measurements["teacher"]
+    mine, teachers = report.measurements[name], report.measurements[teacher]
     measured = LatencyEvidence(
-        backend="PyTorch eager, float32",
+        backend=mine.backend,
         batch_size=report.batch_size,
         sequence_length=report.sequence_length,
         threads=report.threads,
@@ -376,11 +385,13 @@ def record_latency(student: str | Path, report: LatencyReport, name: str = "stud
         student_iqr_ms=mine.iqr_ms,
         teacher_ms=teachers.median_ms,
         teacher_iqr_ms=teachers.iqr_ms,
-        device=str(report.fingerprint),
+        device=str(report.fingerprint) + (" (noisy)" if {name, teacher} & set(report.noisy) else ""),
+        teacher_backend=None if teachers.backend == mine.backend else teachers.backend,
     )
 
     def kind(row: LatencyEvidence) -> tuple[Any, ...]:
-        return row.backend, row.batch_size, row.sequence_length, row.threads, row.device
+        machine = row.device.removesuffix(" (noisy)")
+        return row.backend, row.teacher_backend, row.batch_size, row.sequence_length, row.threads, machine
 
     rows = [LatencyEvidence(**values) for values in _read(path) or []]
     rows = [row for row in rows if kind(row) != kind(measured)] + [measured]

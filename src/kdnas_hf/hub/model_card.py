@@ -18,6 +18,7 @@ from transformers.utils import logging
 from ..evaluation import EvaluationResults
 from ..evaluation.report import plot_scores
 from ..evaluation.results import STUDENT
+from ..export.backends import ONNX_FOLDER, OPENVINO_FOLDER
 from ..markdown_table import markdown_table
 from ..search.report import PLOT_FILE as PARETO_PLOT
 from ..search.report import pareto_front
@@ -115,7 +116,6 @@ def write_model_card(
     repo_id: str | None = None,
     license: str | None = None,
     native: bool = False,
-    artefacts: Sequence[str] = (),
     siblings: Sequence[Sibling] = (),
 ) -> Path:
     """Write ``README.md``, its plots and ``.eval_results`` into a student's directory, from the student's evidence.
@@ -127,7 +127,6 @@ def write_model_card(
         repo_id: Where it is published; by default a place-holder.
         license: In place of the teacher's.
         native: Whether it is a stock checkpoint, which needs no code of ours.
-        artefacts: Exported models in the directory, by file name.
         siblings: Students of the same search for other budgets.
 
     Returns:
@@ -147,7 +146,7 @@ def write_model_card(
         logger.warning(f"{path} was edited by hand: only its scores are brought up to date.")
         put_scores(path, _scores(evidence))
         return path
-    text = render_card(evidence, folder, repo_id, license, native, artefacts, siblings)
+    text = render_card(evidence, folder, repo_id, license, native, list_artefacts(folder), siblings)
     path.write_text(text + SIGNATURE.format(_digest(text)) + "\n", encoding="utf-8")
     return path
 
@@ -172,6 +171,13 @@ def write_scores_into_card(results: EvaluationResults, student: str | Path) -> P
         logger.warning(f"{path} has no place for scores ({BEGIN} … {END}); it stays as it is.")
         return None
     return write_model_card(folder)
+
+
+def list_artefacts(student: str | Path) -> list[str]:
+    """The exported models in a student's directory, by file name."""
+    folder = Path(student)
+    found = [path for name in (ONNX_FOLDER, OPENVINO_FOLDER) for path in sorted((folder / name).rglob("*"))]
+    return [path.relative_to(folder).as_posix() for path in found if path.suffix in (".onnx", ".xml")]
 
 
 def render_card(
@@ -214,6 +220,7 @@ def render_card(
         on_front=search is not None and search.record in pareto_front(search.records),
         siblings=_siblings(siblings),
         latency=_latency(evidence),
+        exports=_exports(evidence, artefacts),
         scores=f"{BEGIN}\n{_scores(evidence)}\n{END}",
         distillation=_distillation(training) if training else "",
         pareto_plot=_plot(folder, PARETO_PLOT),
@@ -347,7 +354,7 @@ def _latency(evidence: StudentEvidence) -> str:
     header = ["backend", "batch x tokens", "threads", "teacher (ms)", "student (ms)", "speed-up", "device"]
     rows = [
         [
-            row.backend,
+            row.backend if row.teacher_backend is None else f"{row.backend}; the teacher in {row.teacher_backend}",
             f"{row.batch_size} x {row.sequence_length}",
             str(row.threads),
             f"{row.teacher_ms:.2f} (IQR {row.teacher_iqr_ms:.2f})",
@@ -357,6 +364,32 @@ def _latency(evidence: StudentEvidence) -> str:
         ]
         for row in evidence.latency
     ]
+    return markdown_table(header, rows)
+
+
+def _exports(evidence: StudentEvidence, artefacts: Sequence[str]) -> str:
+    """What was found of the artefacts that are there."""
+    rows = []
+    for record in evidence.exports:
+        if record.file not in artefacts:
+            continue
+        check, memory = record.check, record.peak_memory_mb
+        score = "not measured"
+        if check.score is not None and check.torch_score is not None:
+            score = f"{check.score_name} {check.score:.1f} ({check.torch_score:.1f})"
+        rows.append(
+            [
+                f"`{record.file}`",
+                record.description,
+                f"{record.size_mb:,.0f} MB",
+                "not measured" if memory is None else f"{memory:,.0f} MB",
+                f"{check.median_cosine:.4f} ({check.low_cosine:.4f})",
+                score,
+            ]
+        )
+    if not rows:
+        return ""
+    header = ["artefact", "runs in", "size", "memory", "cosine (1st percentile)", "score (of the checkpoint)"]
     return markdown_table(header, rows)
 
 

@@ -12,14 +12,17 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
+from ..evaluation import ModelSource
+from ..export import read_exports
+from ..export.backends import ONNX_FOLDER, OPENVINO_FOLDER
 from ..students import KDNASConfig, copy_tokenizer, why_not_native, write_native_checkpoint
 from .evidence import EVIDENCE_FOLDER, StudentEvidence
-from .model_card import CARD_FILE, Sibling, is_edited, load_card, write_model_card
+from .model_card import CARD_FILE, Sibling, is_edited, list_artefacts, load_card, write_model_card
 from .public_text import find_private
 
 logger = logging.get_logger(__name__)
 
-ARTEFACT_FOLDERS = ("onnx", "openvino")
+ARTEFACT_FOLDERS = (ONNX_FOLDER, OPENVINO_FOLDER)
 CODE_FILES = ("configuration_kdnas.py", "modeling_kdnas.py")
 TEXT_SUFFIXES = (".md", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".py", ".txt", ".xml")
 # texts of this size are vocabularies
@@ -106,13 +109,13 @@ def stage_student(
     else:
         _copy_checkpoint(source, target)
         why_custom = why_custom or "custom_code is on."
-    artefacts = _copy_artefacts(source, target)
+    _copy_artefacts(source, target)
     if (source / EVIDENCE_FOLDER).is_dir():
         shutil.copytree(source / EVIDENCE_FOLDER, target / EVIDENCE_FOLDER, ignore=shutil.ignore_patterns("*.tmp"))
     _strip_names(target)
     if is_edited(source / CARD_FILE):
         shutil.copyfile(source / CARD_FILE, target / CARD_FILE)  # somebody's words are not replaced
-    write_model_card(target, repo_id, license, made_native, artefacts, siblings)
+    write_model_card(target, repo_id, license, made_native, siblings)
     _check_card(target)
     check_nothing_private(target)
     return StagedStudent(target, made_native, "" if made_native else why_custom, StudentEvidence.load(target))
@@ -129,6 +132,7 @@ def check_student(student: str | Path, without_scores: bool = False) -> StudentE
     if not folder.is_dir():
         raise FileNotFoundError(f"student={str(student)!r} is no directory.")
     evidence = StudentEvidence.load(folder)
+    _check_artefacts(folder)
     if not any(folder.glob("*.safetensors")):
         raise PublicationError(f"{folder} holds no weights (*.safetensors); distil or download the student again.")
     if not (folder / "tokenizer_config.json").is_file():
@@ -198,22 +202,37 @@ def _copy_checkpoint(source: Path, target: Path) -> None:
             shutil.copyfile(code / name, target / name)
 
 
-def _copy_artefacts(source: Path, target: Path) -> list[str]:
-    names = []
+def _copy_artefacts(source: Path, target: Path) -> None:
     for name in ARTEFACT_FOLDERS:
         for path in sorted((source / name).rglob("*")) if (source / name).is_dir() else []:
             if path.is_file():
                 relative = path.relative_to(source)
                 (target / relative).parent.mkdir(parents=True, exist_ok=True)
                 _link(path, target / relative)
-                if path.suffix in (".onnx", ".xml"):
-                    names.append(relative.as_posix())
-    return names
+
+
+def _check_artefacts(student: Path) -> None:
+    """Refuse artefacts of weights that were since trained on.
+
+    Raises:
+        PublicationError: The message names the artefact.
+    """
+    there = list_artefacts(student)
+    records = [record for record in read_exports(student) if record.file in there]
+    if not records:
+        return
+    weights = ModelSource(str(student)).fingerprint()
+    for record in records:
+        if record.weights != weights:
+            raise PublicationError(
+                f"{record.file} was exported from other weights than the checkpoint's; export it again "
+                "(recipes/export.py), or remove it."
+            )
 
 
 def _link(source: Path, target: Path) -> None:
     """Files that will be changed are copied; weights are linked, which takes no space."""
-    if source.suffix != ".safetensors":
+    if source.suffix not in (".safetensors", ".onnx", ".bin", ".data"):
         shutil.copyfile(source, target)
         return
     try:

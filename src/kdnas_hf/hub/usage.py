@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from transformers import PretrainedConfig
 
+from ..export.backends import BACKENDS, EXTRAS
+
 AUTO_CLASSES = {
     "ForMaskedLM": "AutoModelForMaskedLM",
     "ForSequenceClassification": "AutoModelForSequenceClassification",
@@ -72,8 +74,29 @@ run("{text}")
             "`AutoModelForQuestionAnswering` and a plain `Trainer`."
         )
     if artefacts:
-        listed = ", ".join(f"`{name}`" for name in artefacts)
-        blocks.append(f"ONNX and OpenVINO: this repository holds {listed}.")
+        blocks.append(_exported(repo_id, artefacts, outputs, call))
     else:
         blocks.append("ONNX and OpenVINO: no exported model is in this repository.")
     return "\n\n".join(blocks)
+
+
+def _exported(repo_id: str, artefacts: Sequence[str], outputs: str, call: str) -> str:
+    """How to run what was exported."""
+    names = [backend.name for backend in BACKENDS.values() if backend.file in artefacts]
+    listed = ", ".join(f"`{name}`" for name in artefacts)
+    opened = (
+        f"ONNX and OpenVINO: this repository holds {listed}. ONNX Runtime and OpenVINO open them as they are; the "
+        "inputs are `input_ids` and `attention_mask`, int64 `(batch_size, sequence_length)`."
+    )
+    if not names:
+        return opened
+    backend = names[-1]
+    others = f" (or {', '.join(repr(name) for name in names[:-1])})" if names[1:] else ""
+    return f"""{opened} In one line, with `pip install 'kdnas-hf[{EXTRAS[BACKENDS[backend].runtime]}]'`{others}:
+
+```python
+from kdnas_hf.export import ExportedModel
+
+model = ExportedModel.from_pretrained("{repo_id}", backend="{backend}")
+outputs = model(**{call}).{outputs}
+```"""

@@ -1,7 +1,17 @@
 """How fast a student is on this machine."""
 
-from .benchmark import LatencyBenchmark, LatencyMeasurement, LatencyReport
+from .benchmark import LatencyBenchmark, LatencyMeasurement, LatencyReport, NoisyMeasurementError
 from .fingerprint import DeviceFingerprint
+from .runner import Runner, TorchRunner
 from .stand_in import stand_in
 
-__all__ = ["DeviceFingerprint", "LatencyBenchmark", "LatencyMeasurement", "LatencyReport", "stand_in"]
+__all__ = [
+    "DeviceFingerprint",
+    "LatencyBenchmark",
+    "LatencyMeasurement",
+    "LatencyReport",
+    "NoisyMeasurementError",
+    "Runner",
+    "TorchRunner",
+    "stand_in",
+]

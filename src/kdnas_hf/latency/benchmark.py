@@ -7,13 +7,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
 from torch import nn
+from transformers.utils import logging
 
+from ..markdown_table import markdown_table
 from .fingerprint import DeviceFingerprint
+from .runner import EAGER_FLOAT32, Runner, TorchRunner
+
+logger = logging.get_logger(__name__)
+
+
+class NoisyMeasurementError(RuntimeError):
+    """Timed calls varied more than was allowed, every time."""
+
+
+# what runtimes say, and transformers 4 of models that keep token types for the positions they have
+_TOO_LONG = ("out of range", "out of bounds", "The expanded size of the tensor")
 
 
 @dataclass(frozen=True)
@@ -24,17 +38,38 @@ class LatencyMeasurement:
         median_ms: Median (p50) of the timed calls, in milliseconds.
         iqr_ms: Interquartile range, in milliseconds.
         samples: Number of timed calls.
+        p95_ms: 95th percentile, in milliseconds; None if it was not kept.
+        backend: What ran the model, and in which precision.
+        peak_memory_mb: Memory of the accelerator that the model and its calls took at most, in MB (10^6 bytes); None
+            on a CPU, where `kdnas_hf.export.peak_memory_mb` measures it in a process of its own.
     """
 
     median_ms: float
     iqr_ms: float
     samples: int
+    p95_ms: float | None = None
+    backend: str = EAGER_FLOAT32
+    peak_memory_mb: float | None = None
 
     @classmethod
-    def from_seconds(cls, seconds: list[float]) -> LatencyMeasurement:
+    def from_seconds(
+        cls, seconds: list[float], backend: str = EAGER_FLOAT32, peak_memory_mb: float | None = None
+    ) -> LatencyMeasurement:
         """Summarise timed calls."""
-        low, median, high = np.percentile(np.array(seconds) * 1000, [25, 50, 75])
-        return cls(median_ms=float(median), iqr_ms=float(high - low), samples=len(seconds))
+        low, median, high, slow = np.percentile(np.array(seconds) * 1000, [25, 50, 75, 95])
+        return cls(
+            median_ms=float(median),
+            iqr_ms=float(high - low),
+            samples=len(seconds),
+            p95_ms=float(slow),
+            backend=backend,
+            peak_memory_mb=peak_memory_mb,
+        )
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range as a share of the median."""
+        return self.iqr_ms / self.median_ms
 
 
 @dataclass(frozen=True)
@@ -47,6 +82,7 @@ class LatencyReport:
         sequence_length: Tokens in a text, none of them padding.
         threads: CPU threads.
         fingerprint: The machine.
+        max_spread: Interquartile range, as a share of the median, above which a measurement counts as noisy.
     """
 
     measurements: dict[str, LatencyMeasurement]
@@ -54,47 +90,103 @@ class LatencyReport:
     sequence_length: int
     threads: int
     fingerprint: DeviceFingerprint = field(compare=False)
+    max_spread: float | None = None
+
+    @property
+    def noisy(self) -> list[str]:
+        """Names of the models whose timed calls varied more than ``max_spread``."""
+        if self.max_spread is None:
+            return []
+        return [name for name, measured in self.measurements.items() if measured.spread > self.max_spread]
 
     def speedup(self, name: str, reference: str = "teacher") -> float:
         """How many times faster ``name`` is than ``reference``, by medians."""
         return self.measurements[reference].median_ms / self.measurements[name].median_ms
 
+    def tokens_per_second(self, name: str) -> float:
+        """Tokens that a model reads in a second, by its median."""
+        return self.batch_size * self.sequence_length * 1000 / self.measurements[name].median_ms
+
     def to_json(self) -> str:
         """The report as JSON."""
-        return json.dumps(asdict(self) | {"fingerprint": self.fingerprint.as_dict()}, indent=2)
+        values = asdict(self) | {"fingerprint": self.fingerprint.as_dict(), "noisy": self.noisy}
+        for name, measured in values["measurements"].items():
+            measured["tokens_per_second"] = self.tokens_per_second(name)
+        return json.dumps(values, indent=2)
 
     def to_markdown(self, reference: str = "teacher") -> str:
         """The report as a Markdown table with a line that says how it was measured."""
-        lines = ["| model | median (ms) | IQR (ms) | speed-up |", "| --- | --- | --- | --- |"]
+        several = len(self.backends) > 1
+        header = ["model", *(["backend"] if several else []), "median (ms)", "IQR (ms)", "p95 (ms)", "tokens/s"]
+        rows = []
         for name, measured in self.measurements.items():
             ratio = f"{self.speedup(name, reference):.2f}x" if reference in self.measurements else ""
-            lines.append(f"| {name} | {measured.median_ms:.2f} | {measured.iqr_ms:.2f} | {ratio} |")
-        return "\n".join([*lines, "", self.describe_method()])
+            p95 = "" if measured.p95_ms is None else f"{measured.p95_ms:.2f}"
+            rows.append(
+                [
+                    name,
+                    *([measured.backend] if several else []),
+                    f"{measured.median_ms:.2f}",
+                    f"{measured.iqr_ms:.2f}",
+                    p95,
+                    f"{self.tokens_per_second(name):,.0f}",
+                    ratio,
+                ]
+            )
+        lines = [markdown_table([*header, "speed-up"], rows), "", self.describe_method()]
+        if self.noisy:
+            lines += ["", f"**Noisy**: {self.describe_noise()}"]
+        return "\n".join(lines)
+
+    @property
+    def backends(self) -> list[str]:
+        """What ran the models, each once."""
+        return list(dict.fromkeys(measured.backend for measured in self.measurements.values()))
 
     def describe_method(self) -> str:
         """One sentence on how the latencies were measured."""
         samples = min(measured.samples for measured in self.measurements.values())
-        return _method(self.batch_size, self.sequence_length, self.threads, samples, self.fingerprint)
+        backends = " / ".join(self.backends)
+        return _method(backends, self.batch_size, self.sequence_length, self.threads, samples, self.fingerprint)
+
+    def describe_noise(self) -> str:
+        """What varied too much; empty if nothing did."""
+        if not self.noisy or self.max_spread is None:
+            return ""
+        spreads = ", ".join(f"{name} {self.measurements[name].spread:.0%}" for name in self.noisy)
+        return (
+            f"the interquartile range exceeds {self.max_spread:.0%} of the median ({spreads}); end what else runs on "
+            "this machine, and measure again."
+        )
 
 
-def _method(batch_size: int, sequence_length: int, threads: int, samples: int, fingerprint: DeviceFingerprint) -> str:
+def _method(
+    backends: str, batch_size: int, sequence_length: int, threads: int, samples: int, fingerprint: DeviceFingerprint
+) -> str:
     return (
-        f"PyTorch eager, float32, {batch_size} x {sequence_length} tokens, {threads} thread(s), models interleaved, "
+        f"{backends}, {batch_size} x {sequence_length} tokens, {threads} thread(s), models interleaved, "
         f"{samples} timed calls each after warm-up, on {fingerprint}."
     )
 
 
 @dataclass
 class LatencyBenchmark:
-    """Measures models side by side: warm-up, pinned threads, calls interleaved so that drift hits all alike.
+    """Measures models side by side: warm-up, pinned threads, models in turn so that drift hits all alike.
+
+    A turn of a model begins with a call that is not counted, which brings its weights back into the processor's caches:
+    deployed, a model has them for itself.
 
     Args:
         batch_size: Texts in a call.
         sequence_length: Tokens in a text.
         threads: CPU threads during the measurement; they are set back afterwards.
-        repeats: Timed rounds; in each, every model is called once.
-        warmup: Rounds that are not counted.
-        device: A torch device.
+        repeats: Timed calls of each model.
+        warmup: Rounds, of a call of every model, that are not counted.
+        device: A torch device, for modules; runners have their own.
+        calls_per_turn: Timed calls of a model before it is the next one's turn.
+        max_spread: A measurement is noisy whose interquartile range exceeds this share of its median; None: none is.
+        attempts: A noisy measurement is repeated until there were so many; the least noisy counts, and says so.
+        refuse_noise: Whether a measurement that stays noisy is an error.
 
     Raises:
         ValueError: If a value is not positive.
@@ -106,79 +198,136 @@ class LatencyBenchmark:
     repeats: int = 15
     warmup: int = 3
     device: str = "cpu"
+    calls_per_turn: int = 3
+    max_spread: float | None = 0.25
+    attempts: int = 3
+    refuse_noise: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "sequence_length", "threads", "repeats"):
+        for name in ("batch_size", "sequence_length", "threads", "repeats", "calls_per_turn", "attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.warmup < 0:
             raise ValueError(f"warmup={self.warmup} must not be negative.")
+        if self.max_spread is not None and self.max_spread <= 0:
+            raise ValueError(f"max_spread={self.max_spread} must be positive, or None for no bound.")
 
-    def describe_method(self) -> str:
+    def describe_method(self, backend: str = EAGER_FLOAT32) -> str:
         """One sentence on how latencies are measured."""
         fingerprint = DeviceFingerprint.of(self.device)
-        return _method(self.batch_size, self.sequence_length, self.threads, self.repeats, fingerprint)
+        return _method(backend, self.batch_size, self.sequence_length, self.threads, self.repeats, fingerprint)
 
-    def dummy_inputs(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """Random token ids of a model's vocabulary without padding, ``(batch_size, sequence_length)``."""
+    def dummy_inputs(self, config: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Random token ids of a model's vocabulary, and an attention mask that masks nothing.
+
+        Returns:
+            Two int64 arrays ``(batch_size, sequence_length)``.
+        """
         generator = DummyTextInputGenerator(
             "feature-extraction",
-            NormalizedTextConfig(model.config),
+            NormalizedTextConfig(config),
             batch_size=self.batch_size,
             sequence_length=self.sequence_length,
         )
-        input_ids = generator.generate("input_ids").clamp_(min=5)  # padding and other special tokens come first
-        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        # padding and other special tokens come first
+        input_ids = generator.generate("input_ids").clamp_(min=5).numpy().astype(np.int64)
+        return input_ids, np.ones_like(input_ids)
 
-    @torch.inference_mode()
-    def measure(self, models: Mapping[str, nn.Module]) -> LatencyReport:
-        """Measure models by name, in float32 as they are.
+    def measure(self, models: Mapping[str, nn.Module | Runner]) -> LatencyReport:
+        """Measure models by name.
 
         Args:
-            models: Encoders with a configuration; they are put in eval mode and moved to the device.
+            models: Runners, or encoders with a configuration; those are measured in PyTorch as they are, put in eval
+                mode and moved to the device.
 
         Raises:
-            ValueError: If a model has fewer positions than ``sequence_length``.
+            ValueError: If a model has fewer positions than ``sequence_length``, or was built for other threads.
+            NoisyMeasurementError: If the calls varied too much at each attempt, and ``refuse_noise`` is on.
         """
-        calls = {}
-        for name, model in models.items():
-            model.eval().to(self.device)
-            inputs = {key: value.to(self.device) for key, value in self.dummy_inputs(model).items()}
-            calls[name] = self._call(model, inputs)
+        runners = {
+            name: model if isinstance(model, Runner) else TorchRunner(model, device=self.device)
+            for name, model in models.items()
+        }
+        for name, runner in runners.items():
+            if runner.threads not in (None, self.threads):
+                raise ValueError(f"threads={self.threads}: {name} was loaded for {runner.threads} thread(s).")
+        calls = {name: self._call(runner) for name, runner in runners.items()}
+        best = self._measure_once(runners, calls)
+        for _ in range(1, self.attempts):
+            if not best.noisy:
+                return best
+            best = min(best, self._measure_once(runners, calls), key=_worst_spread)
+        if best.noisy:
+            if self.refuse_noise:
+                raise NoisyMeasurementError(f"measured {self.attempts} times: {best.describe_noise()}")
+            logger.warning(f"latency, measured {self.attempts} times: {best.describe_noise()}")
+        return best
+
+    def _measure_once(self, runners: Mapping[str, Runner], calls: Mapping[str, Callable[[], object]]) -> LatencyReport:
         seconds: dict[str, list[float]] = {name: [] for name in calls}
+        memory: dict[str, float] = {}
         with _threads(self.threads):
             for _ in range(self.warmup):
                 for call in calls.values():
                     call()
-            for _ in range(self.repeats):
+            while any(len(taken) < self.repeats for taken in seconds.values()):
                 for name, call in calls.items():
-                    start = time.perf_counter()
-                    call()
-                    seconds[name].append(time.perf_counter() - start)
+                    with _peak_memory(runners[name], memory, name):
+                        call()
+                        for _ in range(min(self.calls_per_turn, self.repeats - len(seconds[name]))):
+                            start = time.perf_counter()
+                            call()
+                            seconds[name].append(time.perf_counter() - start)
+        libraries: dict[str, str] = {}
+        for runner in runners.values():
+            libraries |= runner.libraries
+        devices = {runner.device for runner in runners.values()}
         return LatencyReport(
-            measurements={name: LatencyMeasurement.from_seconds(values) for name, values in seconds.items()},
+            measurements={
+                name: LatencyMeasurement.from_seconds(values, runners[name].backend, memory.get(name))
+                for name, values in seconds.items()
+            },
             batch_size=self.batch_size,
             sequence_length=self.sequence_length,
             threads=self.threads,
-            fingerprint=DeviceFingerprint.of(self.device),
+            fingerprint=DeviceFingerprint.of(max(devices), libraries),
+            max_spread=self.max_spread,
         )
 
-    def _call(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> Callable[[], None]:
+    def _call(self, runner: Runner) -> Callable[[], object]:
+        run = runner.prepare(*self.dummy_inputs(runner.config))
+
         def call() -> None:
             try:
-                model(**inputs)
-            except (IndexError, RuntimeError) as error:
-                if "out of range" not in str(error) and "out of bounds" not in str(error):
+                run()
+            except Exception as error:
+                if not any(sign in str(error) for sign in _TOO_LONG):
                     raise
-                positions = getattr(model.config, "max_position_embeddings", "unknown")
+                positions = getattr(runner.config, "max_position_embeddings", "unknown")
                 raise ValueError(
                     f"sequence_length={self.sequence_length} is more than a model reads "
                     f"(max_position_embeddings={positions}); choose a smaller one."
                 ) from error
-            if self.device.startswith("cuda"):
-                torch.cuda.synchronize()
 
         return call
+
+
+def _worst_spread(report: LatencyReport) -> float:
+    return max(measured.spread for measured in report.measurements.values())
+
+
+@contextmanager
+def _peak_memory(runner: Runner, found: dict[str, float], name: str) -> Iterator[None]:
+    """Memory of a CUDA device that one model takes while others are there too."""
+    if not runner.device.startswith("cuda") or not isinstance(runner, TorchRunner):
+        yield
+        return
+    weights = sum(p.numel() * p.element_size() for p in runner.model.parameters())
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    yield
+    peak = (torch.cuda.max_memory_allocated() - before + weights) / 1e6
+    found[name] = max(found.get(name, 0.0), peak)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -35,10 +36,16 @@ class DeviceFingerprint:
     torch: str
     transformers: str
     platform: str
+    libraries: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, device: str = "cpu") -> DeviceFingerprint:
-        """Read this machine's fingerprint for a torch device."""
+    def of(cls, device: str = "cpu", libraries: Mapping[str, str] | None = None) -> DeviceFingerprint:
+        """Read this machine's fingerprint.
+
+        Args:
+            device: A torch device.
+            libraries: Versions of other runtimes that ran a model.
+        """
         processor, flags = _cpu()
         if device.startswith("cuda"):
             processor = torch.cuda.get_device_name(device)
@@ -50,15 +57,17 @@ class DeviceFingerprint:
             torch=torch.__version__,
             transformers=transformers.__version__,
             platform=platform.platform(),
+            libraries=tuple(sorted((libraries or {}).items())),
         )
 
     def as_dict(self) -> dict[str, object]:
         """The fields, for JSON."""
-        return asdict(self) | {"flags": list(self.flags)}
+        return asdict(self) | {"flags": list(self.flags), "libraries": dict(self.libraries)}
 
     def __str__(self) -> str:
         flags = f" ({', '.join(self.flags)})" if self.flags and self.device == "cpu" else ""
-        return f"{self.processor}{flags}, {self.cores} cores, torch {self.torch}"
+        versions = ", ".join(f"{name} {version}" for name, version in (("torch", self.torch), *self.libraries))
+        return f"{self.processor}{flags}, {self.cores} cores, {versions}"
 
 
 @cache

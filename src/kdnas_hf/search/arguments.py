@@ -4,6 +4,7 @@
 
 from dataclasses import dataclass, field
 
+from ..export.backends import get_backend
 from .controller import CONTROLLERS, EpsilonSchedule
 from .reward import REWARDS, Reward
 
@@ -65,6 +66,13 @@ class SearchArguments:
             "highest R² within each is distilled on the full corpus, in place of the top_k."
         },
     )
+    latency_backend: str = field(
+        default="torch",
+        metadata={
+            "help": "Whose latency counts, of teacher and students alike: torch (eager, float32), or another of "
+            "kdnas_hf.export.BACKENDS as you will deploy it, like openvino-int8 or onnx-int8."
+        },
+    )
     latency_batch_size: int = field(default=1, metadata={"help": "Texts in a call whose latency is measured."})
     latency_sequence_length: int = field(default=128, metadata={"help": "Tokens in a text whose latency is measured."})
     latency_threads: int = field(default=1, metadata={"help": "CPU threads while latency is measured."})
@@ -78,6 +86,10 @@ class SearchArguments:
             raise ValueError(f"controller={self.controller!r} is unknown; choose from {', '.join(CONTROLLERS)}.")
         if self.reward not in REWARDS:
             raise ValueError(f"reward={self.reward!r} is unknown; choose from {', '.join(REWARDS)}.")
+        try:
+            get_backend(self.latency_backend)
+        except ValueError as error:
+            raise ValueError(f"latency_{error}") from error
         for name in (
             "num_episodes",
             "candidates_per_episode",

@@ -43,13 +43,15 @@ from ..distillation import (
 )
 from ..distillation.pool_memory import halves, is_out_of_memory, split_by_memory, training_bytes
 from ..distillation.state_caching import CACHE_FOLDER
-from ..latency import LatencyBenchmark, LatencyReport, stand_in
+from ..export import get_backend, require_runtime
+from ..latency import LatencyBenchmark
 from ..run_directory import check_writable, refuse_other_run, settle_configuration
 from ..students import KDNASConfig, KDNASModel, read_teacher_layers
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
 from .configuration import resolve_configuration
 from .controller import make_controller
+from .latencies import ArchitectureLatencies
 from .ledger import ArchitectureRecord
 from .report import recommend, write_report
 from .space import Architecture, SearchSpace
@@ -176,6 +178,9 @@ class ArchitectureSearch:
             threads=args.latency_threads,
             repeats=args.latency_repeats,
         )
+        self.latencies = ArchitectureLatencies(
+            teacher, lambda one: student_config(teacher, one), self.benchmark, args.latency_backend
+        )
         self._check()
         self.configuration = resolve_configuration(
             teacher,
@@ -280,7 +285,7 @@ class ArchitectureSearch:
             folder=self.folder,
             records=self._from_main(study.records() if study is not None else None),
             students=students,
-            latency_method=self._from_main(self.benchmark.describe_method() if self.is_main else None),
+            latency_method=self._from_main(self.latencies.describe() if self.is_main else None),
             cost=self.cost,
             log_history=_read_log(self.folder / LOG_FILE),
         )
@@ -429,24 +434,15 @@ class ArchitectureSearch:
         missing = {number: architecture for number, architecture in pool.items() if study.latency(number) is None}
         if missing:
             with self._clock("latency"):
-                report = self._measure_latency(missing)
-            for number in missing:
-                measured = report.measurements[str(number)]
-                teacher = report.measurements["teacher"]
-                study.set_latency(number, (measured.median_ms, measured.iqr_ms, teacher.median_ms))
+                measured = self.latencies.measure(missing)
+            for number, latency in measured.items():
+                study.set_latency(number, (latency.median_ms, latency.iqr_ms, latency.teacher_ms))
         candidates = []
         for number, architecture in pool.items():
-            latency = study.latency(number)
-            assert latency is not None
-            candidates.append(Candidate(number, episode, architecture, self._parameters(architecture), *latency))
+            known = study.latency(number)
+            assert known is not None
+            candidates.append(Candidate(number, episode, architecture, self._parameters(architecture), *known))
         return candidates
-
-    def _measure_latency(self, architectures: Mapping[int, Architecture]) -> LatencyReport:
-        """Teacher and students side by side; latency depends on shapes alone, so weights are random."""
-        models = {"teacher": stand_in(type(self.teacher.model), self.teacher.deployed_config)}
-        for number, architecture in architectures.items():
-            models[str(number)] = stand_in(KDNASModel, student_config(self.teacher, architecture))
-        return self.benchmark.measure(models)
 
     def _parameters(self, architecture: Architecture) -> int:
         with torch.device("meta"):
@@ -708,9 +704,11 @@ def check_search(
         The teacher's layers that some architecture of the space learns from.
 
     Raises:
+        ImportError: If the backend whose latency counts is not installed.
         ValueError: If a layer mapping does not fit, a latency cannot be measured, or the output directory holds
             another run.
     """
+    require_runtime(get_backend(args.latency_backend).runtime)
     if "hidden_states" not in training_args.loss_weights:
         raise ValueError(
             f"losses={training_args.losses!r} leaves out hidden_states, but the reward of a search is made "
