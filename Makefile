@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 CONFIG ?= recipes/configs/quickstart.yaml
 ARGS ?=
+# A file stays with one worker, since its tests share what is slow to make. ARGS='-n 0' runs all in one process.
+PARALLEL := -n 2 --dist loadfile
+PYTEST_ENV := OMP_NUM_THREADS=1
 # What `make search` scores its student on: of the quickstart as it stands, and of no other search.
 EVALUATION ?= $(if $(ARGS),,$(if $(filter recipes/configs/quickstart.yaml,$(CONFIG)),recipes/configs/intents.yaml))
 
@@ -39,10 +42,10 @@ search: setup
 	$(if $(EVALUATION),$(BIN)/python recipes/evaluate.py $(EVALUATION))
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST_ENV) $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest $(ARGS)
+	$(PYTEST_ENV) $(OLDEST)/bin/python -m pytest $(PARALLEL) -m 'not long' $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
