@@ -5,6 +5,7 @@ from .data import (
     EMBEDDED_TEACHER_NAME,
     CorpusSplits,
     DataArguments,
+    count_tokens,
     embedded_intents,
     embedded_sentences,
     embedded_teacher,
@@ -70,7 +71,9 @@ from .students import (
     KDNASPreTrainedModel,
     TeacherEmbeddings,
     create_student,
+    factorise_embeddings,
     fold_embeddings,
+    trim_vocabulary,
 )
 from .version import __version__
 
@@ -124,6 +127,7 @@ __all__ = [
     "bf16_pays_off",
     "check_search",
     "check_writable",
+    "count_tokens",
     "create_student",
     "document_distillation",
     "document_export",
@@ -132,6 +136,7 @@ __all__ = [
     "embedded_sentences",
     "embedded_teacher",
     "export_student",
+    "factorise_embeddings",
     "fold_embeddings",
     "languages_of",
     "load_corpus",
@@ -148,6 +153,7 @@ __all__ = [
     "split_corpus",
     "student_config",
     "tokenize_corpus",
+    "trim_vocabulary",
     "write_model_card",
     "write_scores_into_card",
 ]

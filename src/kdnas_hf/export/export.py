@@ -217,8 +217,12 @@ def read_exports(student: str | Path) -> list[ArtefactRecord]:
     return found
 
 
-def load_with_head(folder: str | Path) -> PreTrainedModel:
-    """The model of a directory in float32, with the head that its configuration names.
+def load_with_head(folder: str | Path, dtype: Any = torch.float32) -> PreTrainedModel:
+    """The model of a directory, with the head that its configuration names.
+
+    Args:
+        folder: The directory.
+        dtype: Of the weights; ``auto`` is that in which they were saved.
 
     Raises:
         ValueError: If it cannot be loaded.
@@ -232,7 +236,7 @@ def load_with_head(folder: str | Path) -> PreTrainedModel:
         if kind.endswith(ending):
             auto = getattr(transformers, name)
     try:
-        return auto.from_pretrained(folder, dtype=torch.float32).eval()
+        return auto.from_pretrained(folder, dtype=dtype).eval()
     except (OSError, ValueError) as error:
         raise ValueError(f"student={str(folder)!r} cannot be loaded: {error}") from error
 

@@ -1,14 +1,17 @@
 """What a published student carries: its evidence, its card, and how it gets to the Hub."""
 
-from .arguments import PublishArguments
+from .arguments import CompressionArguments, PublishArguments
 from .card_callback import ModelCardCallback
+from .compression import compress_student
 from .document import document_distillation, document_export, document_search, languages_of
 from .evidence import (
+    CompressionEvidence,
     LatencyEvidence,
     SearchEvidence,
     StudentEvidence,
     TrainingEvidence,
     TrainingSetup,
+    record_compression,
     record_evaluation,
     record_latency,
     record_search,
@@ -20,6 +23,8 @@ from .staging import PublicationError, StagedStudent, stage_student
 
 __all__ = [
     "BudgetStudent",
+    "CompressionArguments",
+    "CompressionEvidence",
     "HubRepositories",
     "KDNASModelCardData",
     "LatencyEvidence",
@@ -32,11 +37,13 @@ __all__ = [
     "StudentEvidence",
     "TrainingEvidence",
     "TrainingSetup",
+    "compress_student",
     "document_distillation",
     "document_export",
     "document_search",
     "languages_of",
     "publish",
+    "record_compression",
     "record_evaluation",
     "record_latency",
     "record_search",

@@ -1,4 +1,4 @@
-"""Arguments of a publication."""
+"""Arguments of a publication, and of the compression that may come before it."""
 
 # No `from __future__ import annotations` here: HfArgumentParser needs annotations that are types, not strings.
 
@@ -83,3 +83,48 @@ class PublishArguments:
             raise ValueError(f"speedup_budgets={self.speedup_budgets} must be one or several positive numbers.")
         if not self.commit_message.strip():
             raise ValueError("commit_message must not be empty.")
+
+
+@dataclass
+class CompressionArguments:
+    """How the embedding table of a trained student is made smaller.
+
+    Raises:
+        ValueError: A field has an impossible value.
+    """
+
+    student: str = field(default="runs/quickstart/student", metadata={"help": "Directory of the student."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "New or empty directory of the smaller student; by default beside the other, as "
+            "<student>-compressed."
+        },
+    )
+    trim_to: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Keep only the tokens that this text uses: embedded, datasets of the Hub, paths or globs of files; "
+            "it takes the place of dataset."
+        },
+    )
+    keep_tokens: list[str] = field(
+        default_factory=list, metadata={"help": "Tokens that stay although the text of trim_to lacks them."}
+    )
+    embedding_size: int | None = field(
+        default=None,
+        metadata={"help": "Factorise the word embeddings to this size, weighted by how often the text has each token."},
+    )
+    seed: int = field(default=0, metadata={"help": "Decides which sentences are held out to measure the result."})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.trim_to, str):
+            self.trim_to = [self.trim_to]
+        if self.trim_to is None and self.embedding_size is None:
+            raise ValueError("nothing to do: give trim_to, embedding_size, or both.")
+        if self.trim_to is not None and not self.trim_to:
+            raise ValueError("trim_to is empty; name the text whose tokens stay.")
+        if self.keep_tokens and self.trim_to is None:
+            raise ValueError(f"keep_tokens={self.keep_tokens} needs trim_to.")
+        if self.embedding_size is not None and self.embedding_size < 1:
+            raise ValueError(f"embedding_size={self.embedding_size} must be at least 1.")

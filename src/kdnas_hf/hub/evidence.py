@@ -50,6 +50,7 @@ SEARCH_FILE = "search.json"
 LEDGER_FILE = "architectures.jsonl"
 LATENCY_FILE = "latency.json"
 EVALUATIONS_FILE = "evaluations.json"
+COMPRESSION_FILE = "compression.json"
 EMBEDDED_TEACHER_ID = "intfloat/multilingual-e5-small"
 EMBEDDED_TEXTS = "the embedded sentences of kdnas_hf (home-assistant-intents, chatterbot-corpus)"
 
@@ -149,9 +150,7 @@ class TrainingSetup:
     @property
     def texts(self) -> list[str]:
         """What the text is called."""
-        if self.data_args.text_name:
-            return [self.data_args.text_name]
-        return [EMBEDDED_TEXTS if name == "embedded" else public(name) for name in self.data_args.dataset]
+        return names_of(self.data_args)
 
 
 @dataclass(frozen=True)
@@ -221,6 +220,52 @@ class LatencyEvidence:
 
 
 @dataclass(frozen=True)
+class CompressionEvidence:
+    """How a student was made smaller after its distillation.
+
+    Attributes:
+        texts: The text that decided what stays.
+        vocab_size_before: Tokens before.
+        vocab_size: Tokens now.
+        embedding_size_before: Size of the word embeddings before.
+        embedding_size: Size of the word embeddings now.
+        bytes_before: Of the weights before.
+        bytes: Of the weights now.
+        kept_variance: Share of the variance of the word embeddings that was kept, as the text weighs them; 1 if they
+            were not factorised.
+        heldout_sentences: Sentences that decided nothing, on which the rest was measured.
+        split_alike: Share of them that are split into tokens as before.
+        unknown_before: Share of unknown tokens in them before.
+        unknown: Share of unknown tokens in them now.
+        cosine: Mean cosine of their mean hidden states to those of the student before.
+        lowest_cosine: The lowest of these.
+        r2: R² of their mean hidden states, against those of the student before.
+        command: The command that made it.
+        date: When (UTC, ISO 8601).
+        versions: Of the libraries.
+    """
+
+    texts: list[str]
+    vocab_size_before: int
+    vocab_size: int
+    embedding_size_before: int
+    embedding_size: int
+    bytes_before: int
+    bytes: int
+    kept_variance: float
+    heldout_sentences: int
+    split_alike: float
+    unknown_before: float
+    unknown: float
+    cosine: float
+    lowest_cosine: float
+    r2: float
+    command: list[str]
+    date: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class StudentEvidence:
     """All that is known of a student.
 
@@ -231,6 +276,7 @@ class StudentEvidence:
         latency: Latency measurements.
         evaluations: Scores on downstream tasks: what each evaluation found, no task in two of them.
         exports: Its artefacts.
+        compression: How it was made smaller after its distillation; None if it was not.
     """
 
     config: PretrainedConfig
@@ -239,6 +285,7 @@ class StudentEvidence:
     latency: list[LatencyEvidence] = field(default_factory=list)
     evaluations: list[EvaluationResults] = field(default_factory=list)
     exports: list[ArtefactRecord] = field(default_factory=list)
+    compression: CompressionEvidence | None = None
 
     @classmethod
     def load(cls, student: str | Path) -> StudentEvidence:
@@ -254,6 +301,7 @@ class StudentEvidence:
         evidence = folder / EVIDENCE_FOLDER
         training = _read(evidence / TRAINING_FILE)
         search = _read(evidence / SEARCH_FILE)
+        compression = _read(evidence / COMPRESSION_FILE)
         try:
             return cls(
                 config=AutoConfig.from_pretrained(folder),
@@ -267,6 +315,7 @@ class StudentEvidence:
                 latency=[LatencyEvidence(**row) for row in _read(evidence / LATENCY_FILE) or []],
                 evaluations=_read_evaluations(evidence / EVALUATIONS_FILE),
                 exports=read_exports(folder),
+                compression=compression and CompressionEvidence(**compression),
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{evidence} holds what this version does not write: {error}; remove it.") from error
@@ -410,7 +459,33 @@ def record_evaluation(student: str | Path, results: EvaluationResults) -> None:
     _write(path, [public_values(one.as_dict()) for one in [*kept, results]])
 
 
+def record_compression(student: str | Path, source: str | Path, compression: CompressionEvidence) -> None:
+    """Keep how a student was made smaller, and what stays true of the evidence of the one before.
+
+    That is how it was distilled. What was measured of it is left behind, as its weights are others: R², latency,
+    scores, and the search that compared it with others.
+
+    Args:
+        student: The directory of the smaller student.
+        source: That of the student before.
+        compression: How.
+    """
+    folder = Path(student) / EVIDENCE_FOLDER
+    training = _read(Path(source) / EVIDENCE_FOLDER / TRAINING_FILE)
+    if training is not None:
+        changed: dict[str, Any] = {"r2": None, "r2_per_layer": {}, "weights": _weights(Path(student))}
+        _write(folder / TRAINING_FILE, training | changed)
+    _write(folder / COMPRESSION_FILE, asdict(compression))
+
+
 # ---- what is known without being asked ----
+
+
+def names_of(data_args: DataArguments) -> list[str]:
+    """What a text is called in public."""
+    if data_args.text_name:
+        return [data_args.text_name]
+    return [EMBEDDED_TEXTS if name == "embedded" else public(name) for name in data_args.dataset]
 
 
 def training_curve(log_history: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:

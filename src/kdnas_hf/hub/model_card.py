@@ -24,7 +24,14 @@ from ..search.report import PLOT_FILE as PARETO_PLOT
 from ..search.report import pareto_front
 from ..version import __version__
 from .eval_results import model_index, write_eval_results
-from .evidence import EVIDENCE_FOLDER, SearchEvidence, StudentEvidence, TrainingEvidence, record_evaluation
+from .evidence import (
+    EVIDENCE_FOLDER,
+    CompressionEvidence,
+    SearchEvidence,
+    StudentEvidence,
+    TrainingEvidence,
+    record_evaluation,
+)
 from .figures import CURVE_PLOT, plot_curve
 from .scores_section import BEGIN, END, put_scores, scores_section
 from .usage import usage
@@ -445,6 +452,8 @@ def _limits(evidence: StudentEvidence, data: KDNASModelCardData) -> str:
         "that the text does not cover are carried by the inherited embeddings alone.",
         "- One seed was trained.",
     ]
+    if evidence.compression is not None:
+        lines.append(_compression(evidence.compression))
     if evidence.config.architectures and "For" not in evidence.config.architectures[0]:
         lines.append("- It is an encoder without a head: fine-tune it before it decides anything.")
     if len(evidence.latency) == 1:
@@ -458,6 +467,28 @@ def _limits(evidence: StudentEvidence, data: KDNASModelCardData) -> str:
     if training is not None and training.teacher_id is None:
         lines.append("- Its teacher is not on the Hub.")
     return "\n".join(lines)
+
+
+def _compression(made: CompressionEvidence) -> str:
+    """What compression changed, in a point of a list."""
+    how = []
+    if made.vocab_size < made.vocab_size_before:
+        how.append(
+            f"of {made.vocab_size_before:,} tokens the {made.vocab_size:,} are left that {', '.join(made.texts)} needs "
+            "(other text is split into smaller pieces, or unknown)"
+        )
+    if made.embedding_size < made.embedding_size_before:
+        how.append(
+            f"the word embeddings were factorised from {made.embedding_size_before} to {made.embedding_size} "
+            f"({made.kept_variance:.1%} of their variance)"
+        )
+    return (
+        f"- It was compressed after its distillation, from {made.bytes_before / 1e6:.1f} to {made.bytes / 1e6:.1f} MB: "
+        f"{'; '.join(how) or 'nothing could be left out'}. On {made.heldout_sentences:,} held-out sentences its "
+        f"sentence vectors have a mean cosine of {made.cosine:.4f} to those before (lowest {made.lowest_cosine:.3f}, "
+        f"R² {made.r2:.3f}); {made.unknown:.2%} of their tokens are unknown, {made.unknown_before:.2%} before. What "
+        f"was measured before is not shown here. Made by `{' '.join(made.command)}`."
+    )
 
 
 def _teacher(training: TrainingEvidence | None) -> str:

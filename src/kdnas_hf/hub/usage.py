@@ -91,12 +91,12 @@ def _exported(repo_id: str, artefacts: Sequence[str], outputs: str, call: str) -
     if not names:
         return opened
     backend = names[-1]
-    others = f" (or {', '.join(repr(name) for name in names[:-1])})" if names[1:] else ""
-    return f"""{opened} In one line, with `pip install 'kdnas-hf[{EXTRAS[BACKENDS[backend].runtime]}]'`{others}:
+    others = "\n\nThe others by " + ", ".join(f'`backend="{name}"`' for name in names[:-1]) + "." if names[1:] else ""
+    return f"""{opened} In one line, with `pip install 'kdnas-hf[{EXTRAS[BACKENDS[backend].runtime]}]'`:
 
 ```python
 from kdnas_hf.export import ExportedModel
 
 model = ExportedModel.from_pretrained("{repo_id}", backend="{backend}")
 outputs = model(**{call}).{outputs}
-```"""
+```{others}"""

@@ -2,6 +2,7 @@
 
 from .auto import register_auto_classes
 from .configuration_kdnas import KDNASConfig
+from .embedding_factorisation import FactorisedEmbeddings, factorise_embeddings
 from .inheritance import (
     InheritedWordEmbeddings,
     TeacherEmbeddings,
@@ -22,10 +23,12 @@ from .modeling_kdnas import (
 )
 from .native import copy_tokenizer, from_native, to_native, why_not_native, write_native_checkpoint
 from .vocabulary import OccurringWordEmbeddings, train_only
+from .vocabulary_trimming import TrimmedVocabulary, UnseenText, trim_vocabulary
 
 register_auto_classes()
 
 __all__ = [
+    "FactorisedEmbeddings",
     "InheritedWordEmbeddings",
     "KDNASConfig",
     "KDNASForMaskedLM",
@@ -36,11 +39,14 @@ __all__ = [
     "KDNASPreTrainedModel",
     "OccurringWordEmbeddings",
     "TeacherEmbeddings",
+    "TrimmedVocabulary",
+    "UnseenText",
     "add_masked_lm_head",
     "collect_layer_samples",
     "copy_layers",
     "copy_tokenizer",
     "create_student",
+    "factorise_embeddings",
     "fold_embeddings",
     "from_native",
     "inherit_word_embeddings",
@@ -48,6 +54,7 @@ __all__ = [
     "residual_basis",
     "to_native",
     "train_only",
+    "trim_vocabulary",
     "why_not_native",
     "write_native_checkpoint",
 ]

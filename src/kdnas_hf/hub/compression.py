@@ -1,0 +1,116 @@
+"""Makes a smaller student of a saved one, and says beside it what that changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .. import students
+from ..data import DataArguments, count_tokens, load_corpus, split_corpus
+from ..export import load_with_head
+from ..package_versions import package_versions
+from ..students.output_agreement import compare_outputs
+from ..students.vocabulary_trimming import measure_unseen
+from .arguments import CompressionArguments
+from .evidence import CompressionEvidence, names_of, record_compression
+from .model_card import write_model_card
+from .public_text import public_command
+
+
+def compress_student(
+    args: CompressionArguments, data_args: DataArguments, command: Sequence[str] = ()
+) -> CompressionEvidence:
+    """Trim a saved student's vocabulary, factorise its word embeddings, or both, and save the smaller student.
+
+    A part of the text is held out: it decides nothing, and on it the smaller student is measured.
+
+    Args:
+        args: What to do.
+        data_args: The text; `args.trim_to` takes the place of its `dataset`.
+        command: The command that runs, for the card.
+
+    Returns:
+        What was changed and measured, as it is kept beside the student, with its card.
+
+    Raises:
+        FileNotFoundError: If there is no student.
+        ValueError: If the directory is not empty, or the student cannot be compressed so.
+    """
+    source = Path(args.student)
+    target = Path(args.output_dir or f"{str(source).rstrip('/')}-compressed")
+    if not (source / "config.json").is_file():
+        raise FileNotFoundError(f"student={args.student!r} holds no config.json: it is no student's directory.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"output_dir={str(target)!r} is not empty; choose another.")
+    if args.trim_to is not None:
+        data_args = dataclasses.replace(data_args, dataset=args.trim_to)
+    student = load_with_head(source, dtype="auto")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    splits = split_corpus(load_corpus(data_args), data_args.heldout_sentences, data_args.proxy_fraction, seed=args.seed)
+    texts, heldout = splits.train["text"], list(splits.heldout["text"])
+
+    smaller, its_tokenizer, kept_variance = student, tokenizer, 1.0
+    kept = list(range(student.config.vocab_size))
+    if args.trim_to is not None:
+        trimmed = students.trim_vocabulary(student, tokenizer, texts, args.keep_tokens)
+        smaller, its_tokenizer, kept = trimmed.student, trimmed.tokenizer, trimmed.kept.tolist()
+    if args.embedding_size is not None:
+        counts = count_tokens(its_tokenizer, texts, smaller.config.vocab_size)
+        factorised = students.factorise_embeddings(smaller, args.embedding_size, counts)
+        smaller, kept_variance = factorised.student, factorised.kept_variance
+    unseen = measure_unseen(tokenizer, its_tokenizer, kept, heldout)
+    agreement = compare_outputs((student, tokenizer), (smaller, its_tokenizer), heldout, data_args.max_length)
+
+    _save(smaller, its_tokenizer, target)
+    evidence = CompressionEvidence(
+        texts=names_of(data_args),
+        vocab_size_before=student.config.vocab_size,
+        vocab_size=smaller.config.vocab_size,
+        embedding_size_before=_embedding_size(student.config),
+        embedding_size=_embedding_size(smaller.config),
+        bytes_before=_weight_bytes(source),
+        bytes=_weight_bytes(target),
+        kept_variance=kept_variance,
+        heldout_sentences=len(heldout),
+        split_alike=unseen.same / unseen.texts,
+        unknown_before=unseen.unknown_share_before,
+        unknown=unseen.unknown_share,
+        cosine=agreement.cosine,
+        lowest_cosine=agreement.lowest_cosine,
+        r2=agreement.r2,
+        command=public_command(command),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=package_versions("torch", "transformers", "tokenizers"),
+    )
+    record_compression(target, source, evidence)
+    write_model_card(target)
+    return evidence
+
+
+def _save(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
+    """Save a student, and its tokenizer in the words that transformers 4 and 5 know."""
+    student.save_pretrained(target)
+    config: Any = student.config
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        max_tokens = getattr(config, "max_tokens", None) or min(
+            tokenizer.model_max_length, config.max_position_embeddings
+        )
+        students.copy_tokenizer(Path(folder), target, max_tokens)
+
+
+def _embedding_size(config: Any) -> int:
+    return getattr(config, "embedding_size", None) or config.hidden_size
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
+
+
+__all__ = ["compress_student"]
