@@ -2,17 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 CONFIG ?= recipes/configs/quickstart.yaml
 ARGS ?=
+# A file stays with one worker, since its tests share what is slow to make. ARGS='-n 0' runs all in one process.
+PARALLEL := -n 2 --dist loadfile
+PYTEST_ENV := OMP_NUM_THREADS=1
 # What `make search` scores its student on: of the quickstart as it stands, and of no other search.
 EVALUATION ?= $(if $(ARGS),,$(if $(filter recipes/configs/quickstart.yaml,$(CONFIG)),recipes/configs/intents.yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help search test lint format types setup clean
+.PHONY: help search test test-oldest lint format types setup clean
 
 help:
 	@echo "make search   set up, search on the embedded teacher and text, score it; leaves runs/quickstart/student"
 	@echo "make test     set up and run the tests"
+	@echo "make test-oldest   the same on the oldest supported transformers, in $(OLDEST)"
 	@echo "make lint | format | types"
 
 # Made anew when what it is made from changes; the stamp is written last, so a broken install is done again.
@@ -23,6 +28,13 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
 	touch $@
 
+$(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdnas_hf needs Python 3.11 or later")'
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt torch
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[demo,dev,optimum]'
+	touch $@
+
 setup: $(VENV)/.installed
 
 search: setup
@@ -30,7 +42,10 @@ search: setup
 	$(if $(EVALUATION),$(BIN)/python recipes/evaluate.py $(EVALUATION))
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST_ENV) $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+test-oldest: $(OLDEST)/.installed
+	$(PYTEST_ENV) $(OLDEST)/bin/python -m pytest $(PARALLEL) -m 'not long' $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -44,4 +59,4 @@ types: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .ruff_cache .mypy_cache

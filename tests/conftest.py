@@ -23,6 +23,22 @@ def _logging_as_it_was():
     logger.handlers, logger.propagate, logger.level = before[0], before[1], before[2]
 
 
+@pytest.fixture(autouse=True)
+def _process_as_it_was():
+    """What training leaves behind changes what later tests compute.
+
+    Recipes take all cores, and more threads sum in another order. The arguments of transformers 4 put bf16 into the
+    environment, from where every later training, and every process that is started, takes it.
+    """
+    before = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    yield
+    torch.set_num_threads(1)
+    if before is None:
+        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    else:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = before
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_tokenizer()

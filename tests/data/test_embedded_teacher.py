@@ -145,6 +145,7 @@ print(module.embedded_teacher(sys.argv[2]))
 """
 
 
+@pytest.mark.long
 def test_two_processes_converting_at_once_get_one_checkpoint(tiny_e5s1, tmp_path):
     pytest.importorskip("sentencepiece")
     (tmp_path / "e5-small-q4.bin").write_bytes(tiny_e5s1[0])

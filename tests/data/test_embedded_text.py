@@ -107,6 +107,7 @@ def test_number_of_sentences_is_bounded():
         embedded_intents(0)
 
 
+@pytest.mark.long
 def test_same_text_whatever_the_hash_seed(sentences, intents):
     expected = [hashlib.sha256(repr(dataset.to_dict()).encode()).hexdigest() for dataset in (sentences, intents)]
     result = subprocess.run(

@@ -96,6 +96,7 @@ def launch(config, *arguments, environment=None):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_two_processes_measure_what_one_measures(settings, tmp_path):
     # the second episode depends on the first one's rewards, and these on the losses alone: latency is noise here
     settings |= {"controller": "lstm", "epsilon_decay": 1.0, "reward_alpha": 0.0}

@@ -119,6 +119,7 @@ def test_another_configuration_is_refused(finished):
         tiny_search(finished.folder, resume=False).run()
 
 
+@pytest.mark.long
 def test_a_pool_of_any_size_measures_the_same(finished, tmp_path):
     tiny_search(tmp_path, pool_size=1).run()
     for one, many in zip(outcome(tmp_path), outcome(finished.folder), strict=True):
@@ -136,6 +137,7 @@ def wait_for(condition, process, seconds=180):
     raise AssertionError("the search did not get there")
 
 
+@pytest.mark.long
 def test_a_killed_search_resumes_with_the_same_candidates_and_the_same_result(finished, tmp_path):
     """SIGKILL before the first result, in mid-episode, between episodes and during the full distillation."""
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
@@ -280,6 +282,7 @@ def test_impossible_budgets_are_refused(budgets):
         SearchArguments(speedup_budgets=budgets)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("controller", ["tpe", "gp", "nsga2", "random"])
 def test_every_controller_runs_a_search(tmp_path, controller):
     result = tiny_search(
@@ -336,6 +339,7 @@ def test_one_line_is_logged_for_each_candidate(tmp_path, caplog):
     assert all("reward" in line and "ms = " in line for line in lines)
 
 
+@pytest.mark.long
 def test_a_pool_that_runs_out_of_memory_is_halved_and_measures_the_same(finished, tmp_path, monkeypatch):
     from kdnas_hf import DistillationTrainer
 

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 EMBEDDED = "embedded"  # what arguments call the embedded teacher
+# without tokenizer files, each line of transformers fails in its own way
+TOKENIZER_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
 
 # kinds of features, see `Teacher.features`
 HIDDEN_STATES = "hidden_states"
@@ -343,8 +345,7 @@ def _load_tokenizer(name_or_path: str, revision: str | None) -> PreTrainedTokeni
     remedy = "save a fast tokenizer beside the model with AutoTokenizer.from_pretrained(…).save_pretrained(…)."
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
-        # without tokenizer files, each line of transformers fails in its own way
+    except TOKENIZER_ERRORS as error:
         raise ValueError(f"teacher={name_or_path!r} has no fast tokenizer that loads ({error}); {remedy}") from error
     # where no file is found, transformers 5 makes an empty tokenizer of the model's kind: special tokens and a space
     if len(tokenizer) <= len(tokenizer.all_special_tokens) + 1:

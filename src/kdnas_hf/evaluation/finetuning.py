@@ -35,7 +35,7 @@ from ..distillation import bf16_pays_off
 from ..distillation.batch import IGNORED_LABEL
 from ..distillation.labelled_texts import padding_collator
 from ..distillation.task_head import TASK_HEADS, TOKEN_CLASSIFICATION
-from ..distillation.teacher import EMBEDDED
+from ..distillation.teacher import EMBEDDED, TOKENIZER_ERRORS
 from ..distillation.trainer import StepProgressCallback
 from ..students import train_only
 from .arguments import FineTuningArguments
@@ -98,7 +98,7 @@ class ModelSource:
         """
         try:
             return AutoTokenizer.from_pretrained(self.location)
-        except (OSError, ValueError) as error:
+        except TOKENIZER_ERRORS as error:
             raise ValueError(f"{self.path!r} has no tokenizer that can be loaded: {error}") from error
 
     def load_encoder(self) -> PreTrainedModel:

@@ -1,0 +1,92 @@
+"""Exports a student with `transformers.exporters`, the exporter of transformers itself (5.23; experimental there).
+
+What it writes lies where kdnas_hf's own export writes, and is read back by `transformers.exporters.ExportedModel`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from packaging.version import Version
+from transformers import PreTrainedModel
+
+TRIED_WITH = "5.23"
+FOLDER = "onnx"
+AXES = ("batch_size", "sequence_length")
+
+
+def export_with_transformers(model: PreTrainedModel, folder: str | Path) -> Path:
+    """Write a student, with or without a head, as ONNX.
+
+    The graph takes `input_ids` and `attention_mask`, int64 `(batch_size, sequence_length)`, both dynamic, and gives
+    what the model gives: `last_hidden_state`, `logits`, or `start_logits` and `end_logits`.
+
+    Args:
+        model: The student; left as it is.
+        folder: The student's directory. `onnx/model.onnx` is written there, with its weights in
+            `onnx/model.onnx.data`, and the configuration and `export.json` that `ExportedModel` reads.
+
+    Returns:
+        The file of the graph.
+
+    Raises:
+        ImportError: If transformers is of another version than the extra `exporters` installs, or if a package is
+            missing that its exporter needs.
+
+    Example:
+        ```python
+        export_with_transformers(model, "student")
+        exported = ExportedModel.from_pretrained("student", subfolder="onnx")  # of transformers.exporters
+        exported(**tokenizer("Ein Satz.", return_tensors="pt")).last_hidden_state
+        ```
+    """
+    _check_version()
+    from transformers.exporters import OnnxConfig, OnnxExporter
+
+    exporter = OnnxExporter()
+    dynamic = dict.fromkeys(range(2), torch.export.Dim.DYNAMIC)
+    shapes = {"input_ids": dynamic, "attention_mask": dynamic}
+    implementation, training = model.config._attn_implementation, model.training
+    model.set_attn_implementation("eager")  # plain operations, which the runtimes fuse best
+    model.eval()
+    try:
+        exported = exporter.export(model, _sample_inputs(model), OnnxConfig(dynamic=True, dynamic_shapes=shapes))
+    finally:
+        model.set_attn_implementation(implementation)
+        model.train(training)
+    _name_axes(exported.program.graph)
+    target = Path(folder) / FOLDER
+    exported.save_pretrained(target)
+    return target / "model.onnx"
+
+
+def _sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
+    """Two texts of which one is padded, `input_ids` and `attention_mask` `(2, 8)`."""
+    padding, length = model.config.pad_token_id or 0, 8
+    tokens = torch.arange(2 * length, device=model.device).reshape(2, length)
+    input_ids = (tokens % max(model.config.vocab_size - padding - 1, 1)) + padding + 1
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[1, length - 2 :] = 0
+    return {"input_ids": input_ids.masked_fill(attention_mask == 0, padding), "attention_mask": attention_mask}
+
+
+def _name_axes(graph: Any) -> None:
+    """Name the dynamic axes of inputs and outputs as Optimum does, in place of torch's symbols."""
+    import onnx_ir
+
+    names = dict(zip((str(size) for size in graph.inputs[0].shape), AXES, strict=True))
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape = onnx_ir.Shape([size if isinstance(size, int) else names[str(size)] for size in value.shape])
+
+
+def _check_version() -> None:
+    """Refuse versions whose exporter is another one, or missing."""
+    installed = Version(transformers.__version__)
+    if (installed.major, installed.minor) != (5, 23):
+        raise ImportError(
+            f"transformers {installed} is installed, and transformers.exporters is experimental: its exporter is tried "
+            f"with {TRIED_WITH} alone. pip install 'kdnas-hf[exporters]'."
+        )
