@@ -55,16 +55,13 @@ def export_onnx(model: PreTrainedModel, path: str | Path) -> list[str]:
     if dtypes != {torch.float32}:
         raise ValueError(f"the model is in {', '.join(str(d) for d in dtypes)}; load it with dtype='float32'.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    low, high = model.config.pad_token_id or 0, model.config.vocab_size
-    ids = torch.arange(2 * 8).reshape(2, 8) % max(high - low - 1, 1) + low + 1
-    mask = torch.ones_like(ids)
-    mask[1, 6:] = 0  # a graph that was recorded of full texts alone may lack the mask
+    inputs = sample_inputs(model)
     implementation, training = model.config._attn_implementation, model.training
     model.set_attn_implementation("eager")
     model.eval()
     try:
         with torch.no_grad(), _quiet():
-            given = model(input_ids=ids, attention_mask=mask)
+            given = model(**inputs)
             outputs = [name for name in OUTPUT_NAMES if name in given]
             if not outputs:
                 raise ValueError(f"{type(model).__name__} gives none of {', '.join(OUTPUT_NAMES)}.")
@@ -72,7 +69,7 @@ def export_onnx(model: PreTrainedModel, path: str | Path) -> list[str]:
             program: Any = torch.onnx.export(
                 _Encoder(model, outputs).eval(),
                 (),
-                kwargs={"input_ids": ids, "attention_mask": mask},
+                kwargs=inputs,
                 dynamic_shapes=dict.fromkeys(INPUT_NAMES, dynamic),
                 input_names=list(INPUT_NAMES),
                 output_names=outputs,
@@ -83,22 +80,32 @@ def export_onnx(model: PreTrainedModel, path: str | Path) -> list[str]:
     finally:
         model.set_attn_implementation(implementation)
         model.train(training)
-    _name_axes(program.model)
+    name_axes(program.model.graph)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     program.save(str(path), external_data=size > MAX_PROTOBUF_BYTES)
     return outputs
 
 
-def _name_axes(graph_model: Any) -> None:
-    """Give the dynamic axes the names that Optimum gives them, in place of those of torch's symbols."""
+def sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
+    """Two texts to record a graph of, ``input_ids`` and ``attention_mask`` ``(2, 8)``.
+
+    One is padded: a graph that was recorded of full texts alone may lack the mask.
+    """
+    padding = model.config.pad_token_id or 0
+    tokens = torch.arange(2 * 8, device=model.device).reshape(2, 8)
+    ids = tokens % max(model.config.vocab_size - padding - 1, 1) + padding + 1
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    return {"input_ids": ids.masked_fill(mask == 0, padding), "attention_mask": mask}
+
+
+def name_axes(graph: Any) -> None:
+    """Give the dynamic axes of a graph's inputs and outputs the names that Optimum gives them, not those of torch."""
     import onnx_ir
 
-    symbols = [str(dimension) for dimension in graph_model.graph.inputs[0].shape]
-    names = dict(zip(symbols, AXES, strict=True))
-    for value in (*graph_model.graph.inputs, *graph_model.graph.outputs):
-        value.shape = onnx_ir.Shape(
-            [names.get(str(dimension), dimension if isinstance(dimension, int) else None) for dimension in value.shape]
-        )
+    names = dict(zip((str(size) for size in graph.inputs[0].shape), AXES, strict=True))
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape = onnx_ir.Shape([size if isinstance(size, int) else names.get(str(size)) for size in value.shape])
 
 
 @contextmanager

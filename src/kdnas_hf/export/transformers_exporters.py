@@ -6,16 +6,16 @@ What it writes lies where kdnas_hf's own export writes, and is read back by `tra
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 from packaging.version import Version
 from transformers import PreTrainedModel
 
+from .backends import ONNX_FOLDER
+from .onnx_graph import name_axes, sample_inputs
+
 TRIED_WITH = "5.23"
-FOLDER = "onnx"
-AXES = ("batch_size", "sequence_length")
 
 
 def export_with_transformers(model: PreTrainedModel, folder: str | Path) -> Path:
@@ -53,33 +53,14 @@ def export_with_transformers(model: PreTrainedModel, folder: str | Path) -> Path
     model.set_attn_implementation("eager")  # plain operations, which the runtimes fuse best
     model.eval()
     try:
-        exported = exporter.export(model, _sample_inputs(model), OnnxConfig(dynamic=True, dynamic_shapes=shapes))
+        exported = exporter.export(model, sample_inputs(model), OnnxConfig(dynamic=True, dynamic_shapes=shapes))
     finally:
         model.set_attn_implementation(implementation)
         model.train(training)
-    _name_axes(exported.program.graph)
-    target = Path(folder) / FOLDER
+    name_axes(exported.program.graph)
+    target = Path(folder) / ONNX_FOLDER
     exported.save_pretrained(target)
     return target / "model.onnx"
-
-
-def _sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
-    """Two texts of which one is padded, `input_ids` and `attention_mask` `(2, 8)`."""
-    padding, length = model.config.pad_token_id or 0, 8
-    tokens = torch.arange(2 * length, device=model.device).reshape(2, length)
-    input_ids = (tokens % max(model.config.vocab_size - padding - 1, 1)) + padding + 1
-    attention_mask = torch.ones_like(input_ids)
-    attention_mask[1, length - 2 :] = 0
-    return {"input_ids": input_ids.masked_fill(attention_mask == 0, padding), "attention_mask": attention_mask}
-
-
-def _name_axes(graph: Any) -> None:
-    """Name the dynamic axes of inputs and outputs as Optimum does, in place of torch's symbols."""
-    import onnx_ir
-
-    names = dict(zip((str(size) for size in graph.inputs[0].shape), AXES, strict=True))
-    for value in (*graph.inputs, *graph.outputs):
-        value.shape = onnx_ir.Shape([size if isinstance(size, int) else names[str(size)] for size in value.shape])
 
 
 def _check_version() -> None:
