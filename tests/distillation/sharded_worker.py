@@ -1,5 +1,6 @@
 """One process of a distillation with a sharded teacher; the main one writes what came out."""
 
+import gc
 import json
 import os
 import sys
@@ -93,6 +94,9 @@ def main(folder, *arguments):
         weights = {k: v.detach().contiguous() for k, v in trainer.pool.named_parameters() if v.requires_grad}
         save_file(weights, str(Path(folder, "weights.safetensors")))
     if torch.distributed.is_initialized():
+        # what holds the group last frees it: DistributedDataParallel would wait for gloo's threads, which wait for it
+        del trainer
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 

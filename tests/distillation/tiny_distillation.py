@@ -1,5 +1,6 @@
 """A small distillation as a script, to be started in several processes or killed; writes which texts it read."""
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -92,6 +93,9 @@ def main():
     if trainer.args.process_index == 0:
         save_file(weights(trainer), str(Path(folder, "weights.safetensors")))
     if torch.distributed.is_initialized():
+        # what holds the group last frees it: DistributedDataParallel would wait for gloo's threads, which wait for it
+        del trainer
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
