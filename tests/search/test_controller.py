@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from kdnas_hf.search import CONTROLLERS, EpsilonSchedule, SearchSpace, make_controller
-from kdnas_hf.search.controller import LSTMSampler, architecture_of
+from kdnas_hf.search.controllers import LSTMSampler, architecture_of
 
 SPACE = SearchSpace.from_dict(
     {
@@ -76,13 +76,41 @@ def test_a_space_can_be_exhausted(name):
         study.ask().suggest_categorical("num_hidden_layers", [1, 2])
 
 
-def test_published_controller_beats_chance():
+@pytest.mark.parametrize("name", ["bayesian", "lstm"])
+def test_our_controllers_beat_chance(name):
     """Mean of the best reward over seeds: the summit is 1.0, and one in 24 architectures sits on it."""
-    found = {name: [] for name in ("lstm", "random")}
+    found = {"random": [], name: []}
     for seed in range(5):
-        for name, values in found.items():
-            values.append(play(name, 24, seed=seed, epsilon=EpsilonSchedule(1.0, 0.3)).best_value)
-    assert sum(found["lstm"]) > sum(found["random"])
+        for controller, values in found.items():
+            values.append(play(controller, 24, seed=seed, epsilon=EpsilonSchedule(1.0, 0.3)).best_value)
+    assert sum(found[name]) > sum(found["random"])
+
+
+def test_a_gaussian_process_finds_the_summit_of_a_smooth_landscape():
+    for seed in range(3):
+        assert play("bayesian", 24, seed=seed).best_value == pytest.approx(1.0)
+
+
+def test_the_first_episode_of_bayesian_optimisation_is_spread_out():
+    first = chosen(play("bayesian", 4, per_episode=4))
+    assert {architecture.num_hidden_layers for architecture in first} >= {1, 6}
+    assert len({architecture.hidden_act for architecture in first}) == 2
+
+
+def test_what_misses_a_constraint_is_not_proposed_by_bayesian_optimisation():
+    sampler = make_controller("bayesian", SPACE, 4)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    for _ in range(6):
+        trials = [study.ask() for _ in range(4)]
+        for trial in trials:
+            for choice, values in SPACE.choices.items():
+                trial.suggest_categorical(choice, values)
+            trial.set_constraint("speedup", trial.params["num_hidden_layers"] - 3.5)
+        for trial in trials:
+            study.tell(trial, float(trial.params["num_hidden_layers"]))
+    last = [architecture.num_hidden_layers for architecture in chosen(study)[12:]]
+    assert sum(layers > 3 for layers in last) <= 3
+    assert last.count(3) >= 6
 
 
 def test_without_chance_the_best_predicted_are_chosen():
@@ -114,5 +142,5 @@ def test_an_architecture_that_misses_a_constraint_does_not_lead():
 
 
 def test_unknown_controller_is_refused():
-    with pytest.raises(ValueError, match="choose from lstm, tpe, gp, nsga2, random"):
+    with pytest.raises(ValueError, match="choose from bayesian, lstm, tpe, gp, nsga2, random"):
         make_controller("grid", SPACE, 4)

@@ -3,7 +3,7 @@
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
 from .configuration import training_configuration
-from .controller import (
+from .controllers import (
     CONTROLLERS,
     ArchitectureSampler,
     EpsilonSchedule,

@@ -50,7 +50,7 @@ from ..students import KDNASConfig, KDNASModel, read_teacher_layers
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
 from .configuration import resolve_configuration
-from .controller import make_controller
+from .controllers import make_controller
 from .latencies import ArchitectureLatencies
 from .ledger import ArchitectureRecord
 from .report import recommend, write_report

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers.utils import logging
 
-from .controller import ArchitectureSampler, architecture_of, distributions
+from .controllers import ArchitectureSampler, architecture_of, distributions
 from .ledger import ArchitectureRecord, Ledger
 from .space import Architecture
 

@@ -1,0 +1,165 @@
+"""Race controllers on a table of measured architectures: how many evaluations until one within 1 % of the best reward?
+
+    python benchmarks/controllers.py --preset short     # the default, the published LSTM and random: under 5 minutes
+    python benchmarks/controllers.py --preset full      # all of them, and regret against evaluations
+
+Every controller searches the table (benchmarks/architecture_table.csv, made by architecture_table.py) with many seeds,
+as it searches in `ArchitectureSearch`: in episodes, seeing the rewards of the episodes before. An evaluation is a
+look-up, so that only the controllers differ. The last line is one JSON object: the median number of evaluations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+from tqdm.auto import tqdm
+
+from kdnas_hf import Architecture, SearchSpace
+from kdnas_hf.search import REWARDS, EpsilonSchedule, Reward, SearchArguments, make_controller
+from kdnas_hf.search.controllers import ArchitectureSampler, architecture_of
+from kdnas_hf.search.space import CHOICES
+
+TABLE = Path(__file__).with_name("architecture_table.csv")
+SPACE = Path(__file__).with_name("architecture_table.yaml")
+SHORT = ("default", "lstm", "random")
+CURVE = (5, 10, 15, 20, 30, 40, 60)  # evaluations at which regret is printed
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A controller with its settings.
+
+    Attributes:
+        controller: Its name in `kdnas_hf.search.CONTROLLERS`.
+        per_episode: Candidates in an episode.
+        epsilon: Of the LSTM.
+    """
+
+    controller: str
+    per_episode: int
+    epsilon: EpsilonSchedule | None = None
+
+
+def contestants(per_episode: int) -> dict[str, Contestant]:
+    """Everything that can be raced, by name."""
+    return {
+        "bayesian": Contestant("bayesian", per_episode),
+        "default": Contestant(SearchArguments().controller, per_episode),
+        "lstm": Contestant("lstm", per_episode),  # published: epsilon falls from 1 by 0.05 an episode
+        "lstm, 20 in an episode": Contestant("lstm", 20),  # as published in this too
+        "lstm, epsilon falls by 0.4": Contestant("lstm", per_episode, EpsilonSchedule(1.0, 0.4)),
+        "tpe": Contestant("tpe", per_episode),
+        "gp": Contestant("gp", per_episode),
+        "nsga2": Contestant("nsga2", per_episode),
+        "random": Contestant("random", per_episode),
+    }
+
+
+def read_table(path: Path, reward: Reward, seed: int | None = None) -> dict[Architecture, float]:
+    """Rewards by architecture: of one seed of the mini-KD, by default of the first."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    steps = sorted(int(name.removeprefix("loss_")) for name in rows[0] if name.startswith("loss_"))
+    first = min(int(row["seed"]) for row in rows) if seed is None else seed
+    rewards = {}
+    for row in rows:
+        if int(row["seed"]) != first:
+            continue
+        numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
+        early, last = float(row[f"loss_{steps[0]}"]), float(row[f"loss_{steps[-1]}"])
+        loss = reward.extrapolate(early, last, steps[0], steps[-1])
+        latency = float(row["latency_ms"]), float(row["teacher_latency_ms"])
+        rewards[Architecture(**numbers)] = reward(loss, *latency)  # type: ignore[arg-type]
+    return rewards
+
+
+def race(
+    space: SearchSpace,
+    rewards: Mapping[Architecture, float],
+    sampler: ArchitectureSampler,
+    evaluations: int,
+    enough: Callable[[float], bool],
+) -> list[float]:
+    """The rewards that a controller finds, in order, until one is enough."""
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    found: list[float] = []
+    while len(found) < evaluations:
+        trials = [study.ask() for _ in range(min(sampler.candidates_per_episode, len(rewards) - len(found)))]
+        for trial in trials:
+            for name, values in space.choices.items():
+                trial.suggest_categorical(name, values)
+        for trial in trials:
+            architecture = architecture_of(study.get_trials(deepcopy=False)[trial.number])
+            assert architecture is not None
+            found.append(rewards[architecture])
+            study.tell(trial, found[-1])
+            if enough(found[-1]):
+                return found
+    return found
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """First quartile, median and third quartile."""
+    return [float(value) for value in np.percentile(values, (25, 50, 75))]
+
+
+def main() -> None:
+    """Race them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=("short", "full"), default="short")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--space", default=str(SPACE))
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--per_episode", type=int, default=5, help="candidates in an episode")
+    parser.add_argument("--within", type=float, default=0.01, help="share of the best reward that may be missing")
+    parser.add_argument("--only", nargs="+", default=None, help="names of the controllers to race")
+    args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    rewards = read_table(args.table, REWARDS["r2"])
+    space = SearchSpace.load(args.space)
+    best = max(rewards.values())
+    target = best * (1 - args.within)
+    good = sum(reward >= target for reward in rewards.values())
+    print(
+        f"{len(rewards)} architectures, best reward {best:.4f}, median {statistics.median(rewards.values()):.4f}; "
+        f"{good} within {args.within:.0%} of the best; {args.seeds} seeds\n",
+        flush=True,
+    )
+    names = args.only or (SHORT if args.preset == "short" else list(contestants(args.per_episode)))
+    curve = args.preset == "full"
+    header = ["controller", "evaluations to within", "quartiles", "seconds a search"]
+    header += [f"regret after {count}" for count in CURVE] if curve else []
+    print("| " + " | ".join(header) + " |\n" + "| --- " * len(header) + "|")
+    print(f"| oracle | 1 | 1 to 1 | 0 |{' 0.0 % |' * len(CURVE) if curve else ''}", flush=True)
+    medians = {}
+    for name in names:
+        one = contestants(args.per_episode)[name]
+        needed, regrets, seconds = [], [], []
+        for seed in tqdm(range(args.seeds), desc=name, leave=False, disable=None):
+            sampler = make_controller(one.controller, space, one.per_episode, seed=seed, epsilon=one.epsilon)
+            started = time.perf_counter()
+            found = race(space, rewards, sampler, len(rewards), lambda reward: reward >= target)
+            seconds.append(time.perf_counter() - started)
+            needed.append(len(found))
+            so_far = np.maximum.accumulate(found + [found[-1]] * max(CURVE[-1] - len(found), 0))
+            regrets.append([1 - so_far[count - 1] / best for count in CURVE])
+        low, median, high = quartiles(needed)
+        medians[name] = median
+        row = [name, f"{median:g}", f"{low:g} to {high:g}", f"{statistics.median(seconds):.1f}"]
+        row += [f"{value:.1%}" for value in np.median(regrets, axis=0)] if curve else []
+        print("| " + " | ".join(row) + " |", flush=True)
+    print(json.dumps(medians))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What all controllers share: they are Optuna samplers that propose only members of the space, and none twice."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from ..space import CHOICES, Architecture, SearchSpace
+
+
+def architecture_of(trial: FrozenTrial) -> Architecture | None:
+    """The architecture of a trial, or None while it has none."""
+    if any(name not in trial.params for name in CHOICES):
+        return None
+    return Architecture(**{name: trial.params[name] for name in CHOICES})
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """The space as Optuna's distributions: one categorical choice per dimension."""
+    return {name: CategoricalDistribution(values) for name, values in space.choices.items()}
+
+
+def value_of(trial: FrozenTrial) -> float:
+    """The reward of a complete trial."""
+    assert trial.value is not None
+    return trial.value
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial meets every hard constraint."""
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+class ArchitectureSampler(BaseSampler):
+    """Base of all controllers: proposes only members of the space, and none twice.
+
+    What it proposes depends on the seed, the number of the trial and the study's finished episodes alone, so that a
+    search that was killed goes on with the same candidates. A trial's episode is its number divided by
+    ``candidates_per_episode``.
+
+    Args:
+        space: The search space.
+        candidates_per_episode: Trials in an episode.
+        seed: What all random choices are drawn from.
+    """
+
+    def __init__(self, space: SearchSpace, candidates_per_episode: int, seed: int = 0) -> None:
+        self.space = space
+        self.candidates_per_episode = candidates_per_episode
+        self.seed = seed
+
+    def episode_of(self, number: int) -> int:
+        """Episode of a trial, counted from 0."""
+        return number // self.candidates_per_episode
+
+    def measured_before(self, study: optuna.Study, episode: int) -> list[FrozenTrial]:
+        """The members of the space that were measured in the episodes before this one."""
+        return [
+            trial
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if self.episode_of(trial.number) < episode and architecture_of(trial) in self.space
+        ]
+
+    def available(self, study: optuna.Study, trial_number: int) -> list[Architecture]:
+        """The members of the space that no other trial has taken."""
+        trials = study.get_trials(deepcopy=False)
+        taken = {architecture_of(other) for other in trials if other.number != trial_number}
+        return [architecture for architecture in self.space if architecture not in taken]
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space: architectures are chosen jointly."""
+        return distributions(self.space)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Choose one architecture.
+
+        Raises:
+            RuntimeError: If every architecture of the space is taken.
+        """
+        available = self.available(study, trial.number)
+        if not available:
+            raise RuntimeError(f"all {len(self.space)} architectures of the space are taken.")
+        return self.choose(study, trial, available).as_dict()
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Never needed: every choice is in the relative search space."""
+        raise RuntimeError(f"{param_name!r} is no choice of the search space.")
+
+    def random_for(self, *what: int | str) -> random.Random:
+        """A random generator that depends on the seed and on ``what`` alone."""
+        digest = hashlib.sha256(":".join(str(part) for part in (self.seed, *what)).encode()).digest()
+        return random.Random(int.from_bytes(digest[:8], "big"))
+
+    def choose(self, study: optuna.Study, trial: FrozenTrial, available: Sequence[Architecture]) -> Architecture:
+        """Choose among the architectures that are available: at random, in this class."""
+        return self.random_for("random", trial.number).choice(available)

@@ -1,0 +1,194 @@
+"""Bayesian optimisation over the whole space: a Gaussian process of the reward, and expected improvement."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial
+from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+
+from ..space import Architecture, SearchSpace
+from .base import ArchitectureSampler, architecture_of, is_feasible, value_of
+
+
+class ArchitectureFeatures:
+    """Architectures as vectors: logarithms of what is a number, one indicator for each choice of what is a name.
+
+    Each number is scaled so that the choices of the space lie between 0 and 1; the last feature is the size of all
+    layers together, which what a student learns and what it costs depend on most.
+
+    Args:
+        space: The search space.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.choices = space.choices
+        sizes = np.log([architecture.encoder_parameters for architecture in space])
+        self._smallest, self._range = sizes.min(), max(np.ptp(sizes), 1e-9)
+
+    def __call__(self, architectures: Sequence[Architecture]) -> np.ndarray:
+        """Features.
+
+        Returns:
+            ``(architectures, features)``.
+        """
+        columns: list[Any] = []
+        for name, values in self.choices.items():
+            chosen = [getattr(architecture, name) for architecture in architectures]
+            if isinstance(values[0], str):
+                columns += [[float(one == value) for one in chosen] for value in values[1:]]
+            elif len(values) > 1:
+                low, high = np.log(min(values)), np.log(max(values))
+                columns.append((np.log(chosen) - low) / (high - low))
+        sizes = np.log([architecture.encoder_parameters for architecture in architectures])
+        columns.append((sizes - self._smallest) / self._range)
+        return np.column_stack(columns)
+
+
+class BayesianSampler(ArchitectureSampler):
+    """Expected improvement of a Gaussian process, over every architecture of the space that is not taken.
+
+    The first episode is spread over the space: each candidate is the one farthest from those before it. Later, rewards
+    are regressed by a Gaussian process with a Matérn kernel, one length scale for each feature and a noise that is
+    estimated. The candidates of an episode are chosen one after the other; those that have no result yet count as if
+    they had the predicted one ("kriging believer", Ginsbourger et al. 2010). Hard constraints are regressed alike, and
+    the expected improvement is multiplied by the probability that they hold (Gardner et al. 2014).
+
+    Args:
+        space: The search space.
+        candidates_per_episode: Trials in an episode.
+        seed: What all random choices are drawn from.
+    """
+
+    def __init__(self, space: SearchSpace, candidates_per_episode: int, seed: int = 0) -> None:
+        super().__init__(space, candidates_per_episode, seed)
+        self.features = ArchitectureFeatures(space)
+        self._fitted: tuple[tuple[int, int], Surrogate] | None = None
+
+    def choose(self, study: optuna.Study, trial: FrozenTrial, available: Sequence[Architecture]) -> Architecture:
+        """Choose what promises most; in the first episode, what is farthest from the others."""
+        episode = self.episode_of(trial.number)
+        measured = self.measured_before(study, episode)
+        pending = [
+            architecture
+            for other in study.get_trials(deepcopy=False)
+            if self.episode_of(other.number) == episode and other.number < trial.number
+            if (architecture := architecture_of(other)) is not None
+        ]
+        if not measured:
+            return self._farthest(pending, available) if pending else super().choose(study, trial, available)
+        gains = self._surrogate(episode, measured).expected_improvement(
+            self.features(available), self.features(pending)
+        )
+        return available[int(np.argmax(gains))]
+
+    def _farthest(self, chosen: Sequence[Architecture], available: Sequence[Architecture]) -> Architecture:
+        differences = self.features(available)[:, None] - self.features(chosen)[None]
+        nearest = np.square(differences).sum(-1).min(1)
+        return available[int(np.argmax(nearest))]
+
+    def _surrogate(self, episode: int, measured: Sequence[FrozenTrial]) -> Surrogate:
+        """Fitted once an episode, on what the episodes before it measured."""
+        key = (episode, len(measured))
+        if self._fitted is None or self._fitted[0] != key:
+            seed = self.random_for("surrogate", episode).getrandbits(31)
+            architectures = [architecture for one in measured if (architecture := architecture_of(one)) is not None]
+            self._fitted = (key, Surrogate(self.features(architectures), measured, seed))
+        return self._fitted[1]
+
+
+class Surrogate:
+    """Gaussian processes of the rewards and of the constraints of what was measured.
+
+    Args:
+        features: ``(trials, features)``.
+        trials: What was measured.
+        seed: Of the restarts of the fit.
+    """
+
+    def __init__(self, features: np.ndarray, trials: Sequence[FrozenTrial], seed: int) -> None:
+        rewards = np.array([value_of(trial) for trial in trials])
+        feasible = np.array([is_feasible(trial) for trial in trials])
+        self.leaders = features[feasible] if feasible.any() else features
+        self.reward = GaussianProcess.fit(features, rewards, seed)
+        self.constraints = []
+        for name in sorted({name for trial in trials for name in trial.constraints}):
+            known = [index for index, trial in enumerate(trials) if name in trial.constraints]
+            values = np.array([trials[index].constraints[name] for index in known])
+            if (values > 0).any():  # else nothing has missed it
+                self.constraints.append(GaussianProcess.fit(features[known], values, seed))
+
+    def expected_improvement(self, candidates: np.ndarray, pending: np.ndarray) -> np.ndarray:
+        """What each candidate is expected to add to the best feasible, times the chance that it is feasible itself.
+
+        Args:
+            candidates: ``(candidates, features)``.
+            pending: ``(architectures, features)`` of what has no result yet.
+
+        Returns:
+            ``(candidates,)``.
+        """
+        process = self.reward.believing(pending)
+        # the best reward measured is the best noise as well: what the process believes of it is compared
+        best = process.predict(np.concatenate([self.leaders, pending]))[0].max()
+        mean, deviation = process.predict(candidates)
+        gain = (mean - best) / deviation
+        improvement = deviation * (gain * norm.cdf(gain) + norm.pdf(gain))
+        for constraint in self.constraints:
+            value, spread = constraint.predict(candidates)
+            improvement *= norm.cdf(-value / spread)
+        return improvement
+
+
+class GaussianProcess:
+    """Regression with a Matérn 5/2 kernel, one length scale for each feature, and noise.
+
+    Args:
+        kernel: Of the signal, for standardised values.
+        noise: Variance of the noise, of standardised values.
+        features: ``(points, features)``.
+        values: ``(points,)``.
+    """
+
+    def __init__(self, kernel: Kernel, noise: float, features: np.ndarray, values: np.ndarray) -> None:
+        self.kernel, self.noise, self.features, self.values = kernel, noise, features, values
+        self.mean, self.scale = values.mean(), max(values.std(), 1e-9)
+        self.process = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)
+        self.process.fit(features, (values - self.mean) / self.scale)
+
+    @classmethod
+    def fit(cls, features: np.ndarray, values: np.ndarray, seed: int) -> GaussianProcess:
+        """Find kernel and noise by maximum likelihood."""
+        signal = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(features.shape[1]), (0.2, 20.0), nu=2.5)
+        process = GaussianProcessRegressor(
+            signal + WhiteKernel(0.1, (1e-4, 1.0)), n_restarts_optimizer=1, random_state=seed
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", ConvergenceWarning
+            )  # a length scale at its bound: a choice that matters not
+            process.fit(features, (values - values.mean()) / max(values.std(), 1e-9))
+        return cls(process.kernel_.k1, process.kernel_.k2.noise_level, features, values)
+
+    def believing(self, features: np.ndarray) -> GaussianProcess:
+        """The process as it would be if these points had turned out as it predicts."""
+        if len(features) == 0:
+            return self
+        values = np.concatenate([self.values, self.predict(features)[0]])
+        return GaussianProcess(self.kernel, self.noise, np.concatenate([self.features, features]), values)
+
+    def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation, without noise.
+
+        Returns:
+            Both ``(points,)``.
+        """
+        mean, deviation = self.process.predict(features, return_std=True)
+        return mean * self.scale + self.mean, np.maximum(deviation, 1e-6) * self.scale

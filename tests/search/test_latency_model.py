@@ -1,0 +1,57 @@
+"""The regression of latency: it predicts what it has not seen, and says how well."""
+
+import numpy as np
+import pytest
+
+from kdnas_hf.search import SearchSpace
+from kdnas_hf.search.latency_model import LatencyModel
+
+SPACE = SearchSpace.from_dict(
+    {
+        "num_hidden_layers": [1, 2, 3, 6],
+        "num_attention_heads": [4],
+        "hidden_size": [96, 192, 384],
+        "intermediate_size": [384, 768],
+        "hidden_act": ["gelu", "relu"],
+    }
+)
+
+
+def latency_of(architecture):
+    """Milliseconds of a machine on which gelu is dear."""
+    hidden, inner = architecture.hidden_size / 1000, architecture.intermediate_size / 1000
+    dear = inner if architecture.hidden_act == "gelu" else 0
+    return 0.5 + architecture.num_hidden_layers * (0.2 + 8 * hidden * hidden + 5 * hidden * inner + dear)
+
+
+def measured(count, noise=0.0, seed=0):
+    generator = np.random.default_rng(seed)
+    chosen = generator.permutation(list(SPACE))[:count]
+    return {one: latency_of(one) * float(np.exp(generator.normal(0, noise))) for one in chosen}
+
+
+def test_unmeasured_architectures_are_predicted():
+    latencies = measured(20)
+    model = LatencyModel.fit(latencies)
+    others = [one for one in SPACE if one not in latencies]
+    assert model(others) == pytest.approx([latency_of(one) for one in others], rel=0.01)
+    assert model.error < 0.01
+
+
+def test_the_error_is_that_of_what_was_left_out():
+    noisy = LatencyModel.fit(measured(20, noise=0.1))
+    assert 0.02 < noisy.error < 0.2
+    assert LatencyModel.fit(measured(20, noise=0.02)).error < noisy.error
+
+
+def test_an_activation_that_was_never_measured_is_taken_for_a_known_one():
+    gelu = {one: latency for one, latency in measured(40).items() if one.hidden_act == "gelu"}
+    model = LatencyModel.fit(gelu)
+    relu = next(one for one in SPACE if one.hidden_act == "relu")
+    twin = next(one for one in SPACE if one.hidden_act == "gelu" and str(one)[:-4] == str(relu)[:-4])
+    assert model([relu])[0] == pytest.approx(model([twin])[0])
+
+
+def test_one_architecture_is_too_few():
+    with pytest.raises(ValueError, match="two architectures or more, not 1"):
+        LatencyModel.fit(measured(1))
