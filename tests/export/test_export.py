@@ -81,6 +81,14 @@ def test_a_student_is_exported_for_several_backends_one_after_the_other(student_
     assert {record.check.max_difference < 1e-4 for record in read_exports(student_folder)} == {True}
 
 
+def test_an_export_leaves_nothing_of_the_artefact_that_it_replaces(student_folder, corpus):
+    leftover = student_folder / "onnx" / "model.onnx.data"  # as transformers' exporter lays weights beside its graph
+    leftover.parent.mkdir(exist_ok=True)
+    leftover.write_bytes(b"weights of another graph")
+    run(student_folder, corpus, format="onnx")
+    assert [path.name for path in leftover.parent.iterdir()] == ["model.onnx"]
+
+
 def test_an_artefact_below_its_bounds_is_refused_and_the_one_before_stays(student_folder, corpus):
     run(student_folder, corpus, format="onnx", int8=True)
     artefact = student_folder / "onnx" / "model_quantized.onnx"

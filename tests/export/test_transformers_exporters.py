@@ -23,6 +23,15 @@ def test_every_head_is_exported_and_read_back(kind, tmp_path):
     assert_same_outputs(model, ExportedModel.from_pretrained(tmp_path, subfolder="onnx"))
 
 
+@needs_exporters
+def test_the_report_of_the_graph_that_is_replaced_goes(tmp_path):
+    report = tmp_path / "evidence" / "exports" / "onnx.json"
+    report.parent.mkdir(parents=True)
+    report.write_text("{}")
+    export_with_transformers(make_uneven_student(), tmp_path)
+    assert not report.exists()
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A model in training mode, its weights as they were, and the file that was made of it."""

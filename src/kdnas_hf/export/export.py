@@ -174,7 +174,8 @@ def export_student(args: ExportArguments, data_args: DataArguments) -> ExportRep
         failures = check.failures(backend, args.min_cosine, args.max_score_drop)
         if failures:
             raise ExportError(f"{backend.description} is refused: {' '.join(failures)} Measured: {check}.")
-        _report_path(folder, backend.name).unlink(missing_ok=True)  # of what is replaced
+        for replaced in [report_path(folder, backend.name), *artefact_files(folder, backend)]:
+            replaced.unlink(missing_ok=True)  # also weights that another exporter laid beside the graph
         _move(artefact_files(temporary, backend), Path(temporary), folder)
 
     files = artefact_files(folder, backend)
@@ -193,7 +194,7 @@ def export_student(args: ExportArguments, data_args: DataArguments) -> ExportRep
         versions=package_versions("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf"),
     )
     report = ExportReport(record, _measure(args, folder, backend, model, teacher))
-    path = _report_path(folder, backend.name)
+    path = report_path(folder, backend.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(report.to_json() + "\n", encoding="utf-8")
@@ -316,5 +317,6 @@ def _move(files: list[Path], source: Path, target: Path) -> None:
         os.replace(path, place)
 
 
-def _report_path(folder: Path, backend: str) -> Path:
+def report_path(folder: Path, backend: str) -> Path:
+    """Where the report of an artefact lies."""
     return folder / REPORT_FOLDER / f"{backend}.json"

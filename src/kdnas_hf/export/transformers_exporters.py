@@ -13,6 +13,7 @@ from packaging.version import Version
 from transformers import PreTrainedModel
 
 from .backends import ONNX_FOLDER
+from .export import report_path
 from .onnx_graph import name_axes, sample_inputs
 
 TRIED_WITH = "5.23"
@@ -58,6 +59,7 @@ def export_with_transformers(model: PreTrainedModel, folder: str | Path) -> Path
         model.set_attn_implementation(implementation)
         model.train(training)
     name_axes(exported.program.graph)
+    report_path(Path(folder), "onnx").unlink(missing_ok=True)  # of the graph that is replaced, which was checked
     target = Path(folder) / ONNX_FOLDER
     exported.save_pretrained(target)
     return target / "model.onnx"

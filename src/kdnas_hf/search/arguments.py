@@ -18,7 +18,8 @@ class SearchArguments:
 
     space: str = field(default="kdnas", metadata={"help": "Search space: a preset (kdnas, quickstart) or a YAML file."})
     controller: str = field(
-        default="lstm", metadata={"help": "Who chooses candidates: lstm (published), bayesian, tpe, gp, nsga2 or random."}
+        default="lstm",
+        metadata={"help": "Who chooses candidates: lstm (published), bayesian, tpe, gp, nsga2 or random."},
     )
     num_episodes: int = field(default=15, metadata={"help": "Episodes of the search."})
     candidates_per_episode: int = field(default=20, metadata={"help": "Architectures measured in an episode."})
