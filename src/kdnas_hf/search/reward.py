@@ -56,19 +56,22 @@ class Reward:
         """Name of L among the metrics of `DistillationTrainer`."""
         return "last_layer_loss" if self.layers == "last" else "loss"
 
-    def extrapolate(self, earlier_loss: float, loss: float, earlier: int, steps: int) -> float:
-        """L after `horizon` times the steps: on the line through two points of the learning curve over log steps.
+    def extrapolate(
+        self, earlier_loss: float, loss: float, earlier: int, steps: int, max_steps: int | None = None
+    ) -> float:
+        """L after `horizon` mini-KDs: on the line through two points of the learning curve over log steps.
 
         Args:
             earlier_loss: L after ``earlier`` steps.
-            loss: L at the end, after ``steps``.
+            loss: L after ``steps``.
             earlier: See `earlier_step`.
-            steps: Steps of the mini-KD.
+            steps: Steps so far.
+            max_steps: Steps of the whole mini-KD; by default this is its end.
         """
         if self.horizon == 1 or earlier >= steps:
             return loss
         slope = (loss - earlier_loss) / math.log(steps / earlier)
-        return max(loss + slope * math.log(self.horizon), 0.0)
+        return max(loss + slope * math.log(self.horizon * (max_steps or steps) / steps), 0.0)
 
     def __call__(self, loss: float, latency_ms: float, teacher_latency_ms: float) -> float:
         """The reward of a held-out loss and the latencies of student and teacher, in milliseconds.

@@ -1,0 +1,153 @@
+"""What successive halving saves and costs: searches replayed on the table of measured architectures.
+
+    python benchmarks/successive_halving.py
+
+Every search is replayed with and without halving, over many seeds: candidates in episodes, rewards of the rungs from
+the learning curves of the table (benchmarks/architecture_table.csv). Printed are the share of training tokens that the
+stopped candidates saved, and the reward of the architecture that the search would recommend. The last line is one JSON
+object: of the default rule.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from tqdm.auto import tqdm
+
+from controllers import SPACE, TABLE, quartiles
+from kdnas_hf import Architecture, SearchSpace
+from kdnas_hf.search import REWARDS, Reward, SearchArguments, make_controller
+from kdnas_hf.search.controllers import architecture_of
+from kdnas_hf.search.halving import SuccessiveHalving
+from kdnas_hf.search.space import CHOICES
+
+RULES = {
+    "none": None,
+    "half at 1/4": SuccessiveHalving((0.25,), 0.5),
+    "half at 1/4 and 1/2": SuccessiveHalving((0.25, 0.5), 0.5),
+    "half at 1/2": SuccessiveHalving((0.5,), 0.5),
+    "a third at 1/4": SuccessiveHalving((0.25,), 1 / 3),
+    "a fifth at 1/4": SuccessiveHalving((0.25,), 0.2),
+    "a fifth at 1/2": SuccessiveHalving((0.5,), 0.2),
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An architecture's rewards along its mini-KD.
+
+    Attributes:
+        rewards: By step, of the loss extrapolated from what was read until then.
+        tokens: Of the whole mini-KD.
+    """
+
+    rewards: dict[int, float]
+    tokens: int
+
+
+def read_curves(path: Path, reward: Reward) -> dict[Architecture, Curve]:
+    """Learning curves by architecture, of the first seed."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    steps = sorted(int(name.removeprefix("loss_")) for name in rows[0] if name.startswith("loss_"))
+    first = min(int(row["seed"]) for row in rows)
+    curves = {}
+    for row in rows:
+        if int(row["seed"]) != first:
+            continue
+        latency = float(row["latency_ms"]), float(row["teacher_latency_ms"])
+        rewards = {}
+        for step in steps:
+            loss = reward.extrapolate(
+                float(row[f"loss_{steps[0]}"]), float(row[f"loss_{step}"]), steps[0], step, steps[-1]
+            )
+            rewards[step] = reward(loss, *latency)
+        numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
+        curves[Architecture(**numbers)] = Curve(rewards, int(row["tokens"]))  # type: ignore[arg-type]
+    return curves
+
+
+def replay(
+    space: SearchSpace,
+    curves: Mapping[Architecture, Curve],
+    controller: str,
+    episodes: int,
+    per_episode: int,
+    rule: SuccessiveHalving | None,
+    seed: int,
+) -> tuple[float, float]:
+    """Reward of the best that trained to the end, and the share of tokens that was spent."""
+    sampler = make_controller(controller, space, per_episode, seed=seed)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    best, spent, whole = 0.0, 0.0, 0
+    for _ in range(episodes):
+        trials = {str(i): study.ask() for i in range(per_episode)}
+        chosen = {}
+        for name, trial in trials.items():
+            for choice, values in space.choices.items():
+                trial.suggest_categorical(choice, values)
+            architecture = architecture_of(study.get_trials(deepcopy=False)[trial.number])
+            assert architecture is not None
+            chosen[name] = curves[architecture]
+        last = max(next(iter(chosen.values())).rewards)
+        stopped: dict[str, int] = {}
+        for step in rule.steps(last) if rule is not None else []:
+            training = {name: curve.rewards[step] for name, curve in chosen.items() if name not in stopped}
+            stopped |= dict.fromkeys(rule.stopped(training) if rule is not None else (), step)
+        for name, curve in chosen.items():
+            step = stopped.get(name, last)
+            study.tell(trials[name], curve.rewards[step])
+            spent += curve.tokens * step / last
+            whole += curve.tokens
+            if name not in stopped:
+                best = max(best, curve.rewards[last])
+    return best, spent / whole
+
+
+def main() -> None:
+    """Replay all rules."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--space", default=str(SPACE))
+    parser.add_argument("--controller", default=SearchArguments().controller)
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--episodes", type=int, default=6)
+    parser.add_argument("--per_episode", type=int, default=5)
+    args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    curves = read_curves(args.table, REWARDS["r2"])
+    space = SearchSpace.load(args.space)
+    highest = max(curve.rewards[max(curve.rewards)] for curve in curves.values())
+    print(
+        f"{len(curves)} architectures, best reward {highest:.4f}; {args.controller}, {args.episodes} episodes of "
+        f"{args.per_episode}, {args.seeds} seeds\n\n"
+        "| keep | tokens saved | best reward, median | quartiles | less than without |\n"
+        "| --- | --- | --- | --- | --- |",
+        flush=True,
+    )
+    found, without = {}, 0.0
+    for name, rule in RULES.items():
+        runs = [
+            replay(space, curves, args.controller, args.episodes, args.per_episode, rule, seed)
+            for seed in tqdm(range(args.seeds), desc=name, leave=False, disable=None)
+        ]
+        low, median, high = quartiles([best for best, _ in runs])
+        without = without or median
+        saved = 1 - statistics.fmean(spent for _, spent in runs)
+        found[name] = {"saved": round(saved, 3), "lost": round(1 - median / without, 4)}
+        print(
+            f"| {name} | {saved:.0%} | {median:.4f} | {low:.4f} to {high:.4f} | {1 - median / without:.2%} |",
+            flush=True,
+        )
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
