@@ -140,10 +140,11 @@ class StudentPool(nn.Module):
         """What is saved of each member by name: the encoder, with its head if it has one."""
         return {name: member.model for name, member in self.items()}
 
-    def drop(self, name: str, reason: str) -> None:
-        """Stop training a member; its parameters stay as they are."""
+    def drop(self, name: str, reason: str, warn: bool = True) -> None:
+        """Stop training a member; its parameters stay as they are, and it costs nothing more."""
         self.dropped[name] = reason
-        logger.warning(f"{name} is dropped: {reason}")
+        if warn:
+            logger.warning(f"{name} is dropped: {reason}")
 
     @property
     def features(self) -> list[str]:

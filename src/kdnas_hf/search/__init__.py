@@ -6,12 +6,15 @@ from .configuration import training_configuration
 from .controllers import (
     CONTROLLERS,
     ArchitectureSampler,
+    BayesianSampler,
     EpsilonSchedule,
     LSTMSampler,
     OptunaSampler,
     RewardPredictor,
     make_controller,
 )
+from .halving import SuccessiveHalving
+from .latency_model import LatencyModel
 from .ledger import ArchitectureRecord, Ledger
 from .report import pareto_front, recommend
 from .reward import REWARDS, Reward
@@ -26,10 +29,12 @@ __all__ = [
     "ArchitectureRecord",
     "ArchitectureSampler",
     "ArchitectureSearch",
+    "BayesianSampler",
     "Candidate",
     "DistilledStudent",
     "EpsilonSchedule",
     "LSTMSampler",
+    "LatencyModel",
     "Ledger",
     "NASSearchCallback",
     "OptunaSampler",
@@ -40,6 +45,7 @@ __all__ = [
     "SearchResult",
     "SearchSpace",
     "SearchStudy",
+    "SuccessiveHalving",
     "check_search",
     "make_controller",
     "pareto_front",

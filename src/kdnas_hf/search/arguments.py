@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..export.backends import get_backend
 from .controllers import CONTROLLERS, EpsilonSchedule
+from .halving import SuccessiveHalving
 from .reward import REWARDS, Reward
 
 
@@ -49,6 +50,14 @@ class SearchArguments:
         default=0.0, metadata={"help": "Hard constraint: students less than this many times faster never win."}
     )
     mini_kd_epochs: float = field(default=5.0, metadata={"help": "Passes over the proxy set for each candidate."})
+    halving_rungs: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Successive halving: shares of a mini-KD after which the lesser candidates of a pool stop, like "
+            "0.25 0.5; by default all train to the end (published)."
+        },
+    )
+    halving_keep: float = field(default=0.5, metadata={"help": "Share of a pool's candidates that a rung lets go on."})
     pool_size: int = field(
         default=0, metadata={"help": "Candidates trained together on one teacher pass; 0: all of an episode."}
     )
@@ -113,12 +122,17 @@ class SearchArguments:
         if self.pool_size < 0 or self.min_speedup < 0:
             name = "pool_size" if self.pool_size < 0 else "min_speedup"
             raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
-        _ = self.epsilon, self.reward_function  # checked before anything slow starts
+        _ = self.epsilon, self.reward_function, self.halving  # checked before anything slow starts
 
     @property
     def epsilon(self) -> EpsilonSchedule:
         """The schedule of random candidates."""
         return EpsilonSchedule(self.epsilon_start, self.epsilon_decay)
+
+    @property
+    def halving(self) -> SuccessiveHalving | None:
+        """Which candidates stop early."""
+        return None if self.halving_rungs is None else SuccessiveHalving(tuple(self.halving_rungs), self.halving_keep)
 
     @property
     def reward_function(self) -> Reward:

@@ -11,6 +11,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from ..distillation import StudentPool
+from .halving import SuccessiveHalving
 from .ledger import ArchitectureRecord
 from .reward import Reward, earlier_step
 from .space import Architecture
@@ -55,13 +57,16 @@ class Candidate:
 class NASSearchCallback(TrainerCallback):
     """Reports the progress of each candidate to its trial, and records what was measured when the mini-KD ends.
 
-    The trainer evaluates at the end of each epoch and after the last step, because this callback asks for it; and after
-    a share of the steps, where the reward extrapolates the learning curve. Only the main process writes.
+    The trainer evaluates at the end of each epoch and after the last step, because this callback asks for it; after a
+    share of the steps, where the reward extrapolates the learning curve; and at each rung of successive halving, where
+    the lesser candidates are dropped from the pool. Only the main process writes.
 
     Args:
         study: The study; None in processes other than the main one.
         candidates: The candidates, named as the pool's members are.
         reward: What an architecture is worth.
+        halving: Which candidates stop early; None lets all train to the end.
+        min_speedup: Candidates that are less than this many times faster stop first.
         on_record: Called with every record, after it is on the disk.
     """
 
@@ -70,15 +75,20 @@ class NASSearchCallback(TrainerCallback):
         study: SearchStudy | None,
         candidates: Mapping[str, Candidate],
         reward: Reward,
+        halving: SuccessiveHalving | None = None,
+        min_speedup: float = 0.0,
         on_record: Callable[[ArchitectureRecord], None] | None = None,
     ) -> None:
         self.study = study
         self.candidates = dict(candidates)
         self.reward = reward
+        self.halving = halving
+        self.min_speedup = min_speedup
         self.on_record = on_record
         self._evaluated_step = -1
-        self._metrics: dict[str, float] = {}
-        self._earlier: tuple[int, dict[str, float]] | None = None  # steps, and metrics after them
+        self._max_steps = 0
+        self._readings: dict[int, dict[str, float]] = {}  # metrics by step
+        self._stopped: dict[str, int] = {}  # the rung at which a candidate stopped, in steps
         self._started = time.monotonic()
 
     def on_train_begin(
@@ -90,9 +100,9 @@ class NASSearchCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Ask for an evaluation after the last step, and for the earlier one that the reward may need."""
+        """Ask for an evaluation after the last step, at each rung, and for the earlier one that the reward may need."""
         earlier = self.reward.horizon > 1 and state.global_step == earlier_step(state.max_steps)
-        if earlier or state.global_step >= state.max_steps:
+        if earlier or state.global_step in self._rungs(state) or state.global_step >= state.max_steps:
             control.should_evaluate = True
         return control
 
@@ -111,19 +121,41 @@ class NASSearchCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Report R² of each candidate to its trial."""
-        self._evaluated_step = state.global_step
-        self._metrics = dict(metrics or {})
-        # from the log, which a checkpoint keeps: the evaluation may have been before an interruption
-        step = earlier_step(state.max_steps)
-        found = [entry for entry in state.log_history if entry["step"] == step and "eval_loss" in entry]
-        self._earlier = (step, found[-1]) if found else None
+        """Report R² of each candidate to its trial, and drop those that stop at this rung."""
+        self._evaluated_step, self._max_steps = state.global_step, state.max_steps
+        # from the log, which a checkpoint keeps: earlier evaluations may have been before an interruption
+        self._readings = {entry["step"]: entry for entry in state.log_history if "eval_loss" in entry}
+        self._readings[state.global_step] = dict(metrics or {})
+        self._stopped = self._replay_rungs(state)
+        pool = kwargs.get("model")
+        if isinstance(pool, StudentPool):
+            for name, step in self._stopped.items():
+                if name not in pool.dropped:
+                    pool.drop(name, f"it promised less than others after {step} steps", warn=False)
         if self.study is None:
             return
         for name, candidate in self.candidates.items():
-            r2 = self._metric(self._metrics, name, "r2")
+            r2 = self._metric(self._readings[state.global_step], name, "r2")
             if r2 is not None and not self.study.is_finished(candidate.number):
                 self.study.report(candidate.number, r2, state.global_step)
+
+    def _rungs(self, state: TrainerState) -> list[int]:
+        return [] if self.halving is None else self.halving.steps(state.max_steps)
+
+    def _replay_rungs(self, state: TrainerState) -> dict[str, int]:
+        """Who has stopped, and when: it follows from the readings alone, so that a resumed mini-KD decides alike."""
+        stopped: dict[str, int] = {}
+        for rung in self._rungs(state):
+            if rung not in self._readings or self.halving is None:
+                break
+            rewards = {}
+            for name, candidate in self.candidates.items():
+                loss = None if name in stopped else self._loss(name, rung)
+                if loss is not None:
+                    able = candidate.speedup >= self.min_speedup
+                    rewards[name] = self._reward(candidate, loss) if able else -candidate.latency_ms
+            stopped |= dict.fromkeys(self.halving.stopped(rewards), rung)
+        return stopped
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -136,22 +168,25 @@ class NASSearchCallback(TrainerCallback):
         if self.study is None:
             return
         seconds = (time.monotonic() - self._started) / len(self.candidates)
-        for name, candidate in self.candidates.items():
+        for candidate in self.candidates.values():
             if self.study.is_finished(candidate.number):
                 continue
-            record = self._record(candidate, self._loss(name), self._metric(self._metrics, name, "r2"), seconds)
+            record = self._record(candidate, seconds)
             self.study.record(record)
             if self.on_record is not None:
                 self.on_record(record)
 
-    def _loss(self, name: str) -> float | None:
-        """L of a candidate's reward; None if it was dropped or is not finite."""
-        loss = self._metric(self._metrics, name, self.reward.metric)
-        step, metrics = self._earlier or (0, {})
-        earlier_loss = self._metric(metrics, name, self.reward.metric)
+    def _loss(self, name: str, step: int) -> float | None:
+        """L of a candidate's reward, as it looks after ``step``; None if it was dropped or is not finite."""
+        loss = self._metric(self._readings.get(step, {}), name, self.reward.metric)
+        earlier = earlier_step(self._max_steps)
+        earlier_loss = self._metric(self._readings.get(earlier, {}), name, self.reward.metric)
         if loss is None or earlier_loss is None:
             return loss
-        return self.reward.extrapolate(earlier_loss, loss, step, self._evaluated_step)
+        return self.reward.extrapolate(earlier_loss, loss, earlier, step, self._max_steps)
+
+    def _reward(self, candidate: Candidate, loss: float) -> float:
+        return self.reward(loss, candidate.latency_ms, candidate.teacher_latency_ms)
 
     def _metric(self, metrics: Mapping[str, float], name: str, metric: str) -> float | None:
         """A candidate's metric of an evaluation; None if it was dropped or is not finite."""
@@ -159,21 +194,24 @@ class NASSearchCallback(TrainerCallback):
         value = metrics.get(key)
         return value if value is not None and math.isfinite(value) else None
 
-    def _record(self, candidate: Candidate, loss: float | None, r2: float | None, seconds: float) -> ArchitectureRecord:
-        reward = None if loss is None else self.reward(loss, candidate.latency_ms, candidate.teacher_latency_ms)
+    def _record(self, candidate: Candidate, seconds: float) -> ArchitectureRecord:
+        step = self._stopped.get(candidate.name, self._evaluated_step)
+        readings = self._readings.get(step, {})
+        loss = self._loss(candidate.name, step)
+        state = "failed" if loss is None else "stopped" if candidate.name in self._stopped else "complete"
         return ArchitectureRecord(
             number=candidate.number,
             episode=candidate.episode,
             architecture=candidate.architecture,
-            state="failed" if loss is None else "complete",
+            state=state,
             loss=loss,
-            r2=r2,
+            r2=self._metric(readings, candidate.name, "r2"),
             latency_ms=candidate.latency_ms,
             latency_iqr_ms=candidate.latency_iqr_ms,
             teacher_latency_ms=candidate.teacher_latency_ms,
             speedup=candidate.speedup,
             parameters=candidate.parameters,
-            tokens=int(self._metrics.get("eval_trained_tokens", 0)),
+            tokens=int(readings.get("eval_trained_tokens", 0)),
             seconds=round(seconds, 3),
-            reward=reward,
+            reward=None if loss is None else self._reward(candidate, loss),
         )

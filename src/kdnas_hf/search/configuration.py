@@ -65,6 +65,8 @@ def resolve_configuration(
         extra: What else the result depends on, by section.
     """
     search = {name: value for name, value in asdict(args).items() if name not in NEUTRAL}
+    if args.halving is not None:  # candidates of a pool are compared with each other
+        search["pool_size"] = args.pool_size
     reward = args.reward_function
     search |= {"space": space.as_dict(), "reward_alpha": reward.alpha, "reward_beta": reward.beta}
     search |= {"reward_layers": reward.layers, "reward_horizon": reward.horizon}

@@ -18,7 +18,8 @@ class ArchitectureRecord(JsonRecord):
         number: Number of its trial in the study.
         episode: Episode that it was a candidate of, counted from 0.
         architecture: Its shape.
-        state: ``"complete"``, or ``"failed"`` if its mini-KD diverged; then the figures that do not exist are None.
+        state: ``"complete"``; ``"stopped"`` at a rung of successive halving, and then all figures are those of the
+            rung; or ``"failed"`` if its mini-KD diverged, and then the figures that do not exist are None.
         loss: L of the reward: on held-out text, extrapolated to the reward's horizon (see `Reward`).
         r2: R² of its last mapped layer on held-out text after the mini-KD, as measured.
         latency_ms: Median latency, in milliseconds.

@@ -395,6 +395,8 @@ class ArchitectureSearch:
                 study,
                 {candidate.name: candidate for candidate in candidates},
                 self.reward,
+                self.args.halving,
+                self.args.min_speedup,
                 on_record=lambda record: self._announce(record, progress),
             )
             students = {c.name: student_config(self.teacher, c.architecture) for c in candidates}
@@ -418,13 +420,14 @@ class ArchitectureSearch:
         progress.update()
         figures = (
             "diverged"
-            if record.state != "complete"
+            if record.state == "failed"
             else f"R² {record.r2:.3f}  loss {record.loss:.3f}  reward {record.reward:.3f}"
         )
+        stopped = "  (stopped early)" if record.state == "stopped" else ""
         slow = "  (below min_speedup)" if record.speedup < self.args.min_speedup else ""
         logger.info(
             f"#{record.number:<3d} {record.architecture!s:<36} {figures}  {record.latency_ms:.1f} ms = "
-            f"{record.speedup:.1f}x{slow}"
+            f"{record.speedup:.1f}x{slow}{stopped}"
         )
 
     # ---- latency ----

@@ -20,6 +20,7 @@ STUDY_NAME = "kdnas"
 STUDY_FILE = "study.db"
 LEDGER_FILE = "architectures.jsonl"
 LATENCY = "latency_ms"  # user attribute
+TRIAL_STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 RECORD = "record"  # user attribute that holds a finished trial's line of the ledger
 
 
@@ -89,10 +90,10 @@ class SearchStudy:
     def _trial_from(self, record: ArchitectureRecord | None) -> FrozenTrial:
         if record is None:  # lost with a damaged study; its number must stay taken
             return optuna.trial.create_trial(state=TrialState.FAIL)
-        complete = record.state == "complete"
+        state = TRIAL_STATES[record.state]
         return optuna.trial.create_trial(
-            state=TrialState.COMPLETE if complete else TrialState.FAIL,
-            value=record.reward if complete else None,
+            state=state,
+            value=None if state is TrialState.FAIL else record.reward,
             params=record.architecture.as_dict(),
             distributions=distributions(self.sampler.space),
             user_attrs={"episode": record.episode, RECORD: record.to_json()},
@@ -160,10 +161,9 @@ class SearchStudy:
         trial = self._reopen(record.number)
         trial.set_user_attr(RECORD, record.to_json())
         trial.set_constraint("min_speedup", self.min_speedup - record.speedup)
-        if record.state == "complete":
-            self.study.tell(record.number, record.reward)
-        else:
-            self.study.tell(record.number, state=TrialState.FAIL)
+        state = TRIAL_STATES[record.state]
+        # what Optuna keeps of a pruned trial is what was reported last; its reward is in the record
+        self.study.tell(record.number, record.reward if state is TrialState.COMPLETE else None, state=state)
 
     def _reopen(self, number: int) -> Trial:
         # Optuna has no public way to go on with a running trial of another process
@@ -180,8 +180,8 @@ class SearchStudy:
         ]
 
     def best(self, count: int = 1) -> list[ArchitectureRecord]:
-        """The feasible architectures of the highest reward, best first."""
-        feasible = [r for r in self.records() if r.reward is not None and r.speedup >= self.min_speedup]
+        """The feasible architectures of the highest reward that trained to the end, best first."""
+        feasible = [r for r in self.records() if r.state == "complete" and r.speedup >= self.min_speedup]
         return sorted(feasible, key=lambda r: -(r.reward or 0.0))[:count]
 
 
