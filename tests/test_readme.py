@@ -55,7 +55,7 @@ def test_search_from_a_script_of_the_users_own(here, teacher_path, capsys):
         "hidden_size=(192, 288, 384)": "hidden_size=(8, 16)",
         "intermediate_size=(768, 1024)": "intermediate_size=(16, 24)",
         "num_episodes=3, candidates_per_episode=4": "num_episodes=2, candidates_per_episode=2",
-        "min_speedup=4)": "min_speedup=0.01, latency_sequence_length=8)",
+        "speedup=4)": "speedup=0.01, latency_sequence_length=8)",
     }
     run(small(code, changes))
     assert any(line.startswith("student ") for line in capsys.readouterr().out.splitlines())

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from kdnas_hf import PublishArguments, publish
 from kdnas_hf.hub import PublicationError, students_by_budget
-from kdnas_hf.search import DistilledStudent
+from kdnas_hf.search import DistilledStudent, LatencyBudget
 
 
 @pytest.fixture
@@ -205,13 +205,20 @@ def run(tmp_path, tokenizer):
 
 
 def test_each_budget_gets_the_student_that_explains_most_within_it(run):
-    found = students_by_budget(run, [2.0, 4.0, 7.0, 10.0])
+    found = students_by_budget(run, [LatencyBudget(speedup) for speedup in (2, 4, 7, 10)])
     # the first student meets 2x and 4x, and is listed for the harder one; nobody is ten times faster
-    assert [(one.budget, one.path.name) for one in found] == [(4.0, "student"), (7.0, "student_2")]
+    assert [(one.budget, one.path.name) for one in found] == [
+        (LatencyBudget(4), "student"),
+        (LatencyBudget(7), "student_2"),
+    ]
+    slowest = max(one.student.latency_ms for one in found)
+    assert [one.path.name for one in students_by_budget(run, [LatencyBudget(latency_ms=slowest)])] == ["student"]
+    with pytest.raises(PublicationError, match="at most .* ms; .* larger latency_budgets"):
+        students_by_budget(run, [LatencyBudget(latency_ms=0.01)])
     with pytest.raises(PublicationError, match="smaller speedup_budgets"):
-        students_by_budget(run, [100.0])
+        students_by_budget(run, [LatencyBudget(100)])
     with pytest.raises(FileNotFoundError, match="finished search"):
-        students_by_budget(run / "student", [2.0])
+        students_by_budget(run / "student", [LatencyBudget(2)])
 
 
 def test_all_budgets_become_repositories_that_point_to_each_other_and_a_collection(hub, api, run):
@@ -225,8 +232,8 @@ def test_all_budgets_become_repositories_that_point_to_each_other_and_a_collecti
     (collection,) = hub.collections.values()
     assert collection["title"] == "KDNAS students of someone/tiny-teacher"
     assert [(item["id"], item["note"]["text"]) for item in collection["items"]] == [
-        ("jane/small-4x", "at least 4x faster"),
-        ("jane/small-7x", "at least 7x faster"),
+        ("jane/small-4x", "at least 4x faster than the teacher"),
+        ("jane/small-7x", "at least 7x faster than the teacher"),
     ]
     publish(args, api)  # again: nothing doubles
     assert len(hub.collections) == 1

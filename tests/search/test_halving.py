@@ -103,6 +103,6 @@ def test_a_killed_search_stops_the_same_candidates(finished, tmp_path, step):
 def test_what_misses_the_hard_constraint_stops_first(finished, tmp_path):
     first = [record for record in finished.records if record.episode == 0]
     needed = sorted(record.speedup for record in first)[-2]  # two of the four are as fast
-    found = tiny_search(tmp_path, **HALVING | {"num_episodes": 1, "min_speedup": needed}).run().records
+    found = tiny_search(tmp_path, **HALVING | {"num_episodes": 1, "speedup": needed}).run().records
     after_first_rung = {record.architecture for record in found if record.tokens > min(r.tokens for r in found)}
     assert after_first_rung == {record.architecture for record in first if record.speedup >= needed}

@@ -62,7 +62,7 @@ def test_arguments_override_the_preset():
     ("values", "message"),
     [
         ({"reward": "r3"}, "reward='r3' is unknown; choose from r2, published"),
-        ({"controller": "lsmt"}, "controller='lsmt' is unknown; choose from lstm, tpe, gp, nsga2, random"),
+        ({"controller": "lsmt"}, "controller='lsmt' is unknown; choose from bayesian, lstm, tpe, gp, nsga2, random"),
         ({"reward_alpha": 0.1}, "reward_alpha=0.1 rewards slow students"),
         ({"reward_beta": 0.0}, "reward_beta=0.0 must be positive"),
         ({"reward_horizon": 0.5}, "reward_horizon=0.5 must be at least 1"),
@@ -70,7 +70,7 @@ def test_arguments_override_the_preset():
         ({"num_episodes": 0}, "num_episodes=0 must be at least 1"),
         ({"mini_kd_epochs": 0}, "mini_kd_epochs=0 must be positive"),
         ({"epsilon_start": 1.5}, "epsilon_start=1.5 is not a probability"),
-        ({"min_speedup": -1}, "min_speedup=-1 must not be negative"),
+        ({"speedup": -1}, "speedup=-1 must not be negative"),
     ],
 )
 def test_bad_arguments_are_refused(values, message):

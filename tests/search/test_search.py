@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoTokenizer
 from kdnas_hf import ArchitectureSearch, KDNASModel, NASSearchCallback, SearchArguments, SearchSpace
 from kdnas_hf.distillation import text_lengths
 from kdnas_hf.distillation.state_cache import cache_bytes
-from kdnas_hf.search import REWARDS, Ledger, SearchStudy
+from kdnas_hf.search import REWARDS, LatencyBudget, Ledger, SearchStudy
 from kdnas_hf.search.report import recommend
 from kdnas_hf.search.reward import earlier_step
 
@@ -262,14 +262,16 @@ def test_a_diverging_candidate_is_recorded_and_the_search_goes_on(tmp_path, monk
 
 
 def test_when_no_architecture_is_fast_enough_it_says_so(tmp_path):
-    with pytest.raises(RuntimeError, match="at least 10000 times faster.*min_speedup"):
-        tiny_search(tmp_path, min_speedup=10000.0, num_episodes=1).run()
+    with pytest.raises(
+        RuntimeError, match="meets the budget: at least 10000x faster than the teacher.*smaller speedup"
+    ):
+        tiny_search(tmp_path, speedup=10000.0, num_episodes=1).run()
 
 
 def test_budgets_each_get_the_architecture_that_explains_most_within_them(tmp_path):
     budgets = [1.5, 3.0, 1e6]  # nothing is a million times faster
     result = tiny_search(tmp_path, speedup_budgets=budgets, num_train_epochs=1).run()
-    expected = [recommend(result.records, budget) for budget in budgets]
+    expected = [recommend(result.records, LatencyBudget(budget)) for budget in budgets]
     assert expected[-1] is None
     wanted = {record.architecture for record in expected if record is not None}
     assert {student.architecture for student in result.students} == wanted

@@ -7,7 +7,8 @@ import pytest
 from optuna.trial import TrialState
 from records import SPACE, record
 
-from kdnas_hf.search import SearchStudy, make_controller
+from kdnas_hf.search import LatencyBudget, SearchStudy, make_controller
+from kdnas_hf.search.budgets import UNLIMITED
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +16,8 @@ def _quiet():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def open_study(folder, controller="lstm", seed=0, min_speedup=0.0):
-    return SearchStudy(folder, make_controller(controller, SPACE, 4, seed=seed), min_speedup)
+def open_study(folder, controller="lstm", seed=0, budget=UNLIMITED):
+    return SearchStudy(folder, make_controller(controller, SPACE, 4, seed=seed), budget)
 
 
 def measure(study, candidates, **kwargs):
@@ -114,7 +115,7 @@ def test_diverged_candidates_are_recorded_and_not_tried_again(tmp_path):
 
 
 def test_the_constraint_keeps_slow_architectures_from_winning(tmp_path):
-    study = open_study(tmp_path, min_speedup=4.0)
+    study = open_study(tmp_path, budget=LatencyBudget(4.0))
     candidates = study.candidates(0)
     for number, architecture in candidates.items():
         study.record(record(number, architecture, r2=0.1 * (number + 1), latency=[8, 9, 10, 20][number]))

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..search.budgets import LatencyBudget, parse_budgets
+from ..search.report import BUDGETS
+
 
 @dataclass
 class PublishArguments:
@@ -55,9 +58,15 @@ class PublishArguments:
     all_budgets: bool = field(
         default=False, metadata={"help": "Publish a search's students, one for each latency budget, as a collection."}
     )
-    speedup_budgets: list[float] = field(
-        default_factory=lambda: [2.0, 4.0, 7.0, 10.0],
-        metadata={"help": "Latency budgets of all_budgets: how many times faster than the teacher."},
+    speedup_budgets: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Latency budgets of all_budgets: how many times faster than the teacher; by default 2 4 7 10, "
+            "where latency_budgets are not given either."
+        },
+    )
+    latency_budgets: list[str] | None = field(
+        default=None, metadata={"help": "The same as latencies on the machine of the search, like 5ms 10ms."}
     )
     dry_run: bool = field(default=False, metadata={"help": "Show what would be sent, and send nothing."})
     output_dir: str | None = field(
@@ -79,10 +88,14 @@ class PublishArguments:
                 raise ValueError(f"repo_id={self.repo_id!r} must be <owner>/<name>.")
         if self.native and self.custom_code:
             raise ValueError("native and custom_code exclude each other; give one of them.")
-        if not self.speedup_budgets or any(budget <= 0 for budget in self.speedup_budgets):
-            raise ValueError(f"speedup_budgets={self.speedup_budgets} must be one or several positive numbers.")
+        _ = self.budgets  # checked before anything slow starts
         if not self.commit_message.strip():
             raise ValueError("commit_message must not be empty.")
+
+    @property
+    def budgets(self) -> list[LatencyBudget]:
+        """The budgets of all_budgets, the widest first."""
+        return parse_budgets(self.speedup_budgets, self.latency_budgets) or list(BUDGETS)
 
 
 @dataclass

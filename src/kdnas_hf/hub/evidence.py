@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -39,6 +40,7 @@ from ..search import (
     SearchResult,
     training_configuration,
 )
+from ..search.budgets import LatencyBudget
 from ..search.report import PLOT_FILE as PARETO_PLOT
 from .public_text import public, public_command, public_values
 
@@ -166,6 +168,7 @@ class SearchEvidence:
         latency_method: How latency was measured during the search.
         seconds: Wall-clock time by stage.
         records: Every architecture that was measured.
+        max_latency_ms: Hard constraint on the latency, in milliseconds; None is none.
     """
 
     architecture: Architecture
@@ -176,6 +179,12 @@ class SearchEvidence:
     latency_method: str
     seconds: dict[str, float]
     records: list[ArchitectureRecord]
+    max_latency_ms: float | None = None
+
+    @property
+    def budget(self) -> LatencyBudget:
+        """The hard constraint."""
+        return LatencyBudget(self.min_speedup, math.inf if self.max_latency_ms is None else self.max_latency_ms)
 
     @property
     def record(self) -> ArchitectureRecord | None:
@@ -396,7 +405,8 @@ def record_search(
         rank=result.students.index(found) + 1,
         controller=args.controller,
         space=space,
-        min_speedup=args.min_speedup,
+        min_speedup=args.speedup,
+        max_latency_ms=None if args.latency_budget is None else args.budget.latency_ms,
         latency_method=result.latency_method,
         seconds=dict(result.cost),
         records=list(result.records),

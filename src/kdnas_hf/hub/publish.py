@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Repo
 from transformers.utils import logging
 
 from ..search import Architecture, DistilledStudent
+from ..search.budgets import LatencyBudget
 from ..search.search import RESULTS_FILE
 from .arguments import PublishArguments
 from .evidence import StudentEvidence
@@ -64,12 +65,12 @@ class BudgetStudent:
     """A student of a search and the latency budget that it is the best for.
 
     Attributes:
-        budget: How many times faster than the teacher a student must be.
+        budget: How fast a student must be.
         path: The student's directory.
         student: What was measured of it.
     """
 
-    budget: float
+    budget: LatencyBudget
     path: Path
     student: DistilledStudent
 
@@ -178,9 +179,9 @@ def publish(
         FileNotFoundError: If there is no student.
         PublicationError: If it cannot be published; the message says what to do.
     """
-    students: list[tuple[float | None, Path]] = [(None, Path(args.student))]
+    students: list[tuple[LatencyBudget | None, Path]] = [(None, Path(args.student))]
     if args.all_budgets:
-        found = students_by_budget(args.student, args.speedup_budgets)
+        found = students_by_budget(args.student, args.budgets)
         students = [(student.budget, student.path) for student in found]
     evidence = [check_student(path, args.without_scores) for _, path in students]
     repo_ids = [_repo_id(args, known, budget) for (budget, _), known in zip(students, evidence, strict=True)]
@@ -190,7 +191,7 @@ def publish(
         for repo_id in repo_ids:
             repositories.check(repo_id, args.overwrite)
     siblings = [
-        Sibling(repo_id, "" if budget is None else f"at least {budget:g}x faster", known)
+        Sibling(repo_id, "" if budget is None else str(budget), known)
         for repo_id, (budget, _), known in zip(repo_ids, students, evidence, strict=True)
     ]
     published = []
@@ -219,12 +220,12 @@ def publish(
     return published
 
 
-def students_by_budget(run: str | Path, budgets: Sequence[float]) -> list[BudgetStudent]:
-    """For each budget the student of the highest R² that meets it; one that is best for several counts for the largest.
+def students_by_budget(run: str | Path, budgets: Sequence[LatencyBudget]) -> list[BudgetStudent]:
+    """For each budget the student of the highest R² that meets it; one that is best for several counts for the last.
 
     Args:
         run: Directory of a search.
-        budgets: How many times faster than the teacher.
+        budgets: The widest first.
 
     Raises:
         FileNotFoundError: If there is no finished search.
@@ -236,21 +237,22 @@ def students_by_budget(run: str | Path, budgets: Sequence[float]) -> list[Budget
     values = json.loads(path.read_text(encoding="utf-8"))
     students = [DistilledStudent(**v | {"architecture": Architecture(**v["architecture"])}) for v in values]
     best: dict[str, BudgetStudent] = {}
-    for budget in sorted(budgets):
-        able = [student for student in students if student.speedup >= budget]
+    for budget in budgets:
+        able = [student for student in students if budget.met_by(student)]
         if able:
             student = max(able, key=lambda student: student.r2)
+            best.pop(student.path, None)  # it moves to the end
             best[student.path] = BudgetStudent(budget, Path(run) / student.path, student)
     if not best:
         raise PublicationError(
-            f"no student of {run} is {min(budgets):g} times faster than the teacher; give smaller speedup_budgets."
+            f"no student of {run} is {budgets[0]}; give smaller speedup_budgets or larger latency_budgets."
         )
-    return sorted(best.values(), key=lambda found: found.budget)
+    return list(best.values())
 
 
-def _repo_id(args: PublishArguments, evidence: StudentEvidence, budget: float | None) -> str:
+def _repo_id(args: PublishArguments, evidence: StudentEvidence, budget: LatencyBudget | None) -> str:
     name = args.repo_id or f"<owner>/{repository_name(evidence.config)}"
-    return name if budget is None else f"{name}-{budget:g}x"
+    return name if budget is None else f"{name}-{budget.slug}"
 
 
 def _beside(student: Path) -> Path:

@@ -1,6 +1,7 @@
 """How a student's shape is found."""
 
 from .arguments import SearchArguments
+from .budgets import LatencyBudget, parse_latency
 from .callback import Candidate, NASSearchCallback
 from .configuration import training_configuration
 from .controllers import (
@@ -34,6 +35,7 @@ __all__ = [
     "DistilledStudent",
     "EpsilonSchedule",
     "LSTMSampler",
+    "LatencyBudget",
     "LatencyModel",
     "Ledger",
     "NASSearchCallback",
@@ -49,6 +51,7 @@ __all__ = [
     "check_search",
     "make_controller",
     "pareto_front",
+    "parse_latency",
     "recommend",
     "student_config",
     "training_configuration",

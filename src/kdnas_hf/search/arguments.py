@@ -5,6 +5,7 @@
 from dataclasses import dataclass, field
 
 from ..export.backends import get_backend
+from .budgets import LatencyBudget, parse_budgets, parse_latency
 from .controllers import CONTROLLERS, EpsilonSchedule
 from .halving import SuccessiveHalving
 from .reward import REWARDS, Reward
@@ -46,8 +47,13 @@ class SearchArguments:
             "(published); overrides the preset."
         },
     )
-    min_speedup: float = field(
-        default=0.0, metadata={"help": "Hard constraint: students less than this many times faster never win."}
+    speedup: float = field(
+        default=0.0,
+        metadata={"help": "Hard constraint: students less than this many times faster than the teacher never win."},
+    )
+    latency_budget: str | None = field(
+        default=None,
+        metadata={"help": "Hard constraint: students of a higher median latency on this machine never win; like 5ms."},
     )
     mini_kd_epochs: float = field(default=5.0, metadata={"help": "Passes over the proxy set for each candidate."})
     halving_rungs: list[float] | None = field(
@@ -72,9 +78,12 @@ class SearchArguments:
     speedup_budgets: list[float] | None = field(
         default=None,
         metadata={
-            "help": "Latency budgets, as how many times faster than the teacher. Given, the architecture of the "
-            "highest R² within each is distilled on the full corpus, in place of the top_k."
+            "help": "Several latency budgets, as how many times faster than the teacher. Given, the architecture of "
+            "the highest R² within each is distilled on the full corpus, in place of the top_k."
         },
+    )
+    latency_budgets: list[str] | None = field(
+        default=None, metadata={"help": "The same as latencies on this machine, like 5ms 10ms."}
     )
     latency_backend: str = field(
         default="torch",
@@ -115,19 +124,33 @@ class SearchArguments:
             raise ValueError(f"max_pool_memory_gb={self.max_pool_memory_gb} must be positive.")
         if self.mini_kd_epochs <= 0:
             raise ValueError(f"mini_kd_epochs={self.mini_kd_epochs} must be positive.")
-        if self.speedup_budgets is not None and (
-            not self.speedup_budgets or any(budget <= 0 for budget in self.speedup_budgets)
-        ):
-            raise ValueError(f"speedup_budgets={self.speedup_budgets} must be one or several positive numbers.")
-        if self.pool_size < 0 or self.min_speedup < 0:
-            name = "pool_size" if self.pool_size < 0 else "min_speedup"
-            raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
-        _ = self.epsilon, self.reward_function, self.halving  # checked before anything slow starts
+        if self.pool_size < 0:
+            raise ValueError(f"pool_size={self.pool_size} must not be negative.")
+        _ = (
+            self.epsilon,
+            self.reward_function,
+            self.halving,
+            self.budget,
+            self.budgets,
+        )  # checked before anything slow starts
 
     @property
     def epsilon(self) -> EpsilonSchedule:
         """The schedule of random candidates."""
         return EpsilonSchedule(self.epsilon_start, self.epsilon_decay)
+
+    @property
+    def budget(self) -> LatencyBudget:
+        """The hard constraint on every student."""
+        if self.latency_budget is None:
+            return LatencyBudget(self.speedup)
+        return LatencyBudget(self.speedup, parse_latency(self.latency_budget))
+
+    @property
+    def budgets(self) -> list[LatencyBudget] | None:
+        """Several budgets that each get a student, the widest first; each includes the hard constraint."""
+        given = parse_budgets(self.speedup_budgets, self.latency_budgets)
+        return None if given is None else [self.budget.stricter(one) for one in given]
 
     @property
     def halving(self) -> SuccessiveHalving | None:

@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from ..distillation import StudentPool
+from .budgets import UNLIMITED, LatencyBudget
 from .halving import SuccessiveHalving
 from .ledger import ArchitectureRecord
 from .reward import Reward, earlier_step
@@ -66,7 +67,7 @@ class NASSearchCallback(TrainerCallback):
         candidates: The candidates, named as the pool's members are.
         reward: What an architecture is worth.
         halving: Which candidates stop early; None lets all train to the end.
-        min_speedup: Candidates that are less than this many times faster stop first.
+        budget: Candidates that miss it stop first.
         on_record: Called with every record, after it is on the disk.
     """
 
@@ -76,14 +77,14 @@ class NASSearchCallback(TrainerCallback):
         candidates: Mapping[str, Candidate],
         reward: Reward,
         halving: SuccessiveHalving | None = None,
-        min_speedup: float = 0.0,
+        budget: LatencyBudget = UNLIMITED,
         on_record: Callable[[ArchitectureRecord], None] | None = None,
     ) -> None:
         self.study = study
         self.candidates = dict(candidates)
         self.reward = reward
         self.halving = halving
-        self.min_speedup = min_speedup
+        self.budget = budget
         self.on_record = on_record
         self._evaluated_step = -1
         self._max_steps = 0
@@ -152,7 +153,7 @@ class NASSearchCallback(TrainerCallback):
             for name, candidate in self.candidates.items():
                 loss = None if name in stopped else self._loss(name, rung)
                 if loss is not None:
-                    able = candidate.speedup >= self.min_speedup
+                    able = self.budget.met_by(candidate)
                     rewards[name] = self._reward(candidate, loss) if able else -candidate.latency_ms
             stopped |= dict.fromkeys(self.halving.stopped(rewards), rung)
         return stopped

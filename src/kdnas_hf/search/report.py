@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..markdown_table import markdown_table
 from .arguments import SearchArguments
+from .budgets import LatencyBudget
 from .ledger import ArchitectureRecord
 from .reward import Reward
 
@@ -16,7 +20,8 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.md"
 PLOT_FILE = "pareto.png"
-SPEEDUP_BUDGETS = (2.0, 4.0, 7.0, 10.0)
+RECOMMENDATIONS_FILE = "recommendations.json"
+BUDGETS = tuple(LatencyBudget(speedup) for speedup in (2.0, 4.0, 7.0, 10.0))  # where the user names none
 
 
 def pareto_front(records: Sequence[ArchitectureRecord]) -> list[ArchitectureRecord]:
@@ -29,26 +34,56 @@ def pareto_front(records: Sequence[ArchitectureRecord]) -> list[ArchitectureReco
     return front
 
 
-def recommend(
-    records: Sequence[ArchitectureRecord], speedup: float, min_speedup: float = 0.0
-) -> ArchitectureRecord | None:
-    """The architecture of the highest R² that is at least ``speedup`` times faster than the teacher, if any."""
-    needed = max(speedup, min_speedup)
-    able = [record for record in records if record.state == "complete" and record.speedup >= needed]
+def recommend(records: Sequence[ArchitectureRecord], budget: LatencyBudget) -> ArchitectureRecord | None:
+    """The architecture of the highest R² that meets a budget, if any."""
+    able = [record for record in records if record.state == "complete" and budget.met_by(record)]
     return max(able, key=_r2, default=None)
 
 
+def recommendations(result: SearchResult, args: SearchArguments) -> list[dict[str, Any]]:
+    """What is recommended for each budget: of ``args``, or for some speed-ups; never unmeasured, JSON can hold it.
+
+    Returns:
+        For each ``budget`` in words the ``architecture``, its ``trial``, ``r2`` after the mini-KD, ``latency_ms``,
+        ``speedup`` and the ``student`` that was distilled of it, all None where nothing measured meets the budget.
+    """
+    distilled = {student.architecture: student.path for student in result.students}
+    found = []
+    for budget in args.budgets or [args.budget.stricter(one) for one in BUDGETS]:
+        record = recommend(result.records, budget)
+        limits = {
+            "budget": str(budget),
+            "speedup_at_least": budget.speedup or None,
+            "latency_ms_at_most": budget.latency_ms if budget.latency_ms < math.inf else None,
+        }
+        values: dict[str, Any] = dict.fromkeys(("architecture", "trial", "r2", "latency_ms", "speedup", "student"))
+        if record is not None:
+            values = {
+                "architecture": record.architecture.as_dict(),
+                "trial": record.number,
+                "r2": record.r2,
+                "latency_ms": record.latency_ms,
+                "speedup": record.speedup,
+                "student": distilled.get(record.architecture),
+            }
+        found.append(limits | values)
+    return found
+
+
 def write_report(result: SearchResult, args: SearchArguments, teacher: str, reward: Reward) -> Path:
-    """Write ``report.md`` and ``pareto.png`` into the run directory, and return the report's path."""
-    plot_front(result.records, result.students, args.min_speedup, result.folder / PLOT_FILE)
+    """Write ``report.md``, ``recommendations.json`` and ``pareto.png`` into the run directory; return the report."""
+    plot_front(result.records, result.students, args.budget, result.folder / PLOT_FILE)
+    recommended = recommendations(result, args)
+    text = json.dumps({"chosen_by": _chosen_by(args), "recommendations": recommended}, indent=2)
+    (result.folder / RECOMMENDATIONS_FILE).write_text(text + "\n", encoding="utf-8")
     path = result.folder / REPORT_FILE
     sections = [
         f"# Search for a student of {teacher}",
         _students_section(result.students),
         f"![R² against latency of every measured architecture]({PLOT_FILE})",
-        _recommendation_section(result.records, args.min_speedup),
+        _recommendation_section(result.records, recommended, args.budget),
         _front_section(result.records),
-        _architectures_section(result.records, args.min_speedup),
+        _architectures_section(result.records, args.budget),
         _method_section(result, args, reward),
         _cost_section(result),
     ]
@@ -57,7 +92,7 @@ def write_report(result: SearchResult, args: SearchArguments, teacher: str, rewa
 
 
 def plot_front(
-    records: Sequence[ArchitectureRecord], students: Sequence[DistilledStudent], min_speedup: float, path: Path
+    records: Sequence[ArchitectureRecord], students: Sequence[DistilledStudent], budget: LatencyBudget, path: Path
 ) -> None:
     """Plot R² against latency: every architecture, the front, and the distilled students."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -84,8 +119,11 @@ def plot_front(
             [100 / s.speedup for s in students], [s.r2 for s in students], marker="*", s=220, color="tab:orange",
             edgecolor="black", zorder=4, label="student after full distillation",
         )  # fmt: skip
-    if min_speedup > 0:
-        axes.axvline(100 / min_speedup, color="grey", ls="--", lw=1, label=f"{min_speedup:g}x faster than the teacher")
+    limits = [100 / budget.speedup] if budget.speedup > 0 else []
+    if complete and budget.latency_ms < math.inf:  # beside the teacher's median over all measurements
+        limits.append(100 * budget.latency_ms / statistics.median(r.teacher_latency_ms for r in complete))
+    if limits:
+        axes.axvline(min(limits), color="grey", ls="--", lw=1, label=f"hard constraint: {budget}")
     # teacher and candidate are measured side by side: their ratio does not drift with the machine
     axes.set_xlabel("median latency (% of the teacher's)")
     axes.set_ylabel("R² of the last layer on held-out text")
@@ -116,29 +154,33 @@ def _students_section(students: Sequence[DistilledStudent]) -> str:
     return "## The student\n\n" + markdown_table(header, rows)
 
 
-def _recommendation_section(records: Sequence[ArchitectureRecord], min_speedup: float) -> str:
+def _recommendation_section(
+    records: Sequence[ArchitectureRecord], recommended: Sequence[Mapping[str, Any]], budget: LatencyBudget
+) -> str:
+    by_number = {record.number: record for record in records}
     rows = []
-    for budget in SPEEDUP_BUDGETS:
-        record = recommend(records, budget, min_speedup)
-        name = f"at least {budget:g}x"
-        if record is None:
-            rows.append([name, "none of the measured architectures", "", "", ""])
-        else:
-            rows.append(
-                [
-                    name,
-                    str(record.architecture),
-                    f"{_r2(record):.3f}",
-                    f"{record.latency_ms:.2f}",
-                    f"{record.speedup:.2f}x",
-                ]
-            )
-    note = f" Only architectures at least {min_speedup:g}x faster are recommended at all." if min_speedup else ""
+    for one in recommended:
+        if one["trial"] is None:
+            rows.append([one["budget"], "none of the measured architectures", "", "", "", ""])
+            continue
+        record = by_number[one["trial"]]
+        student = f"`{one['student']}/`" if one["student"] else ""
+        figures = [f"{_r2(record):.3f}", f"{record.latency_ms:.2f}", f"{record.speedup:.2f}x", student]
+        rows.append([one["budget"], str(record.architecture), *figures])
+    note = f" Nothing is recommended that is not {budget}." if budget.is_limit else ""
     return (
         "## Recommendation for each latency budget\n\n"
-        f"The highest R² among the measured architectures that meet the budget; R² is that after the mini-KD.{note}\n\n"
-        + markdown_table(["budget", "architecture", "R²", "latency (ms)", "speed-up"], rows)
+        "The highest R² among the measured architectures that meet the budget; R² is that after the mini-KD."
+        f"{note} The same in `{RECOMMENDATIONS_FILE}`, for programs.\n\n"
+        + markdown_table(["budget", "architecture", "R²", "latency (ms)", "speed-up", "distilled"], rows)
     )
+
+
+def _chosen_by(args: SearchArguments) -> str:
+    if args.budgets is not None:
+        return "the highest R² within each budget is distilled"
+    constraint = f" among those {args.budget}" if args.budget.is_limit else ""
+    return f"the highest reward{constraint} is distilled"
 
 
 def _front_section(records: Sequence[ArchitectureRecord]) -> str:
@@ -149,7 +191,7 @@ def _front_section(records: Sequence[ArchitectureRecord]) -> str:
     return "## The Pareto front\n\n" + markdown_table(["trial", "architecture", "R²", "latency (ms)", "speed-up"], rows)
 
 
-def _architectures_section(records: Sequence[ArchitectureRecord], min_speedup: float) -> str:
+def _architectures_section(records: Sequence[ArchitectureRecord], budget: LatencyBudget) -> str:
     def figure(value: float | None) -> str:
         return "" if value is None else f"{value:.3f}"
 
@@ -163,7 +205,7 @@ def _architectures_section(records: Sequence[ArchitectureRecord], min_speedup: f
             figure(r.loss),
             figure(r.r2),
             f"{r.latency_ms:.2f} (IQR {r.latency_iqr_ms:.2f})",
-            f"{r.speedup:.2f}x" + (" (too slow)" if r.speedup < min_speedup else ""),
+            f"{r.speedup:.2f}x" + ("" if budget.met_by(r) else " (too slow)"),
             r.state,
         ]
         for r in ordered
@@ -176,7 +218,7 @@ def _method_section(result: SearchResult, args: SearchArguments, reward: Reward)
     layers = "last mapped layer" if reward.layers == "last" else "mean of all mapped layers"
     if reward.horizon > 1:
         layers += f", extrapolated to {reward.horizon:g} times the tokens of the mini-KD by its learning curve"
-    constraint = f" Hard constraint: at least {args.min_speedup:g}x faster." if args.min_speedup else ""
+    constraint = f" Hard constraint: {args.budget}." if args.budget.is_limit else ""
     return (
         "## How it was measured\n\n"
         f"- Latency: {result.latency_method} Weights are random: latency depends on the shape alone.\n"

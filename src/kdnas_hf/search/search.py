@@ -264,7 +264,7 @@ class ArchitectureSearch:
                     seed=self.training_args.seed,
                     epsilon=self.args.epsilon,
                 ),
-                min_speedup=self.args.min_speedup,
+                self.args.budget,
             )
         self._from_main(None)  # nobody goes on before the directory is settled
         self.cost = self._load_cost()
@@ -275,10 +275,10 @@ class ArchitectureSearch:
         self._search(study, statistics)
         best = self._from_main(self._winners(study) if study is not None else None)
         if not best:
+            widest = (self.args.budgets or [self.args.budget])[0]
             raise SearchError(
-                f"none of the measured architectures is at least {self._least_speedup():g} times faster than the "
-                "teacher (or all of them diverged); allow smaller shapes in the search space, or lower min_speedup and "
-                "speedup_budgets."
+                f"none of the measured architectures meets the budget: {str(widest) or 'any latency'} (or all of them "
+                "diverged); allow smaller shapes in the search space, or a smaller speedup or a larger latency_budget."
             )
         students = self._distil(best, statistics)
         result = SearchResult(
@@ -294,15 +294,12 @@ class ArchitectureSearch:
             write_report(result, self.args, self.teacher.name, self.reward)
         return result
 
-    def _least_speedup(self) -> float:
-        return max(self.args.min_speedup, min(self.args.speedup_budgets or [0.0]))
-
     def _winners(self, study: SearchStudy) -> list[ArchitectureRecord]:
         """The architectures to distil on the full corpus: the best, or those that are best for a budget."""
-        if self.args.speedup_budgets is None:
+        if self.args.budgets is None:
             return study.best(self.args.top_k)
         records = study.records()
-        best = [recommend(records, budget, self.args.min_speedup) for budget in sorted(self.args.speedup_budgets)]
+        best = [recommend(records, budget) for budget in self.args.budgets]
         return list({record.number: record for record in best if record is not None}.values())
 
     def _search(self, study: SearchStudy | None, statistics: HiddenStateStatistics | None) -> None:
@@ -396,7 +393,7 @@ class ArchitectureSearch:
                 {candidate.name: candidate for candidate in candidates},
                 self.reward,
                 self.args.halving,
-                self.args.min_speedup,
+                self.args.budget,
                 on_record=lambda record: self._announce(record, progress),
             )
             students = {c.name: student_config(self.teacher, c.architecture) for c in candidates}
@@ -424,7 +421,7 @@ class ArchitectureSearch:
             else f"R² {record.r2:.3f}  loss {record.loss:.3f}  reward {record.reward:.3f}"
         )
         stopped = "  (stopped early)" if record.state == "stopped" else ""
-        slow = "  (below min_speedup)" if record.speedup < self.args.min_speedup else ""
+        slow = "" if self.args.budget.met_by(record) else "  (too slow)"
         logger.info(
             f"#{record.number:<3d} {record.architecture!s:<36} {figures}  {record.latency_ms:.1f} ms = "
             f"{record.speedup:.1f}x{slow}{stopped}"

@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers.utils import logging
 
+from .budgets import UNLIMITED, LatencyBudget
 from .controllers import ArchitectureSampler, architecture_of, distributions
 from .ledger import ArchitectureRecord, Ledger
 from .space import Architecture
@@ -33,13 +34,13 @@ class SearchStudy:
     Args:
         folder: The run directory.
         sampler: The controller.
-        min_speedup: Hard constraint: slower architectures are recorded, but are not feasible.
+        budget: Hard constraint: slower architectures are recorded, but are not feasible.
     """
 
-    def __init__(self, folder: str | Path, sampler: ArchitectureSampler, min_speedup: float = 0.0) -> None:
+    def __init__(self, folder: str | Path, sampler: ArchitectureSampler, budget: LatencyBudget = UNLIMITED) -> None:
         self.folder = Path(folder)
         self.sampler = sampler
-        self.min_speedup = min_speedup
+        self.budget = budget
         self.ledger = Ledger(self.folder / LEDGER_FILE)
         self.study = self._open()
         self._bring_into_step()
@@ -97,7 +98,7 @@ class SearchStudy:
             params=record.architecture.as_dict(),
             distributions=distributions(self.sampler.space),
             user_attrs={"episode": record.episode, RECORD: record.to_json()},
-            constraints={"min_speedup": self.min_speedup - record.speedup},
+            constraints=self.budget.excess(record),
         )
 
     # ---- asking and telling ----
@@ -160,7 +161,8 @@ class SearchStudy:
     def _tell(self, record: ArchitectureRecord) -> None:
         trial = self._reopen(record.number)
         trial.set_user_attr(RECORD, record.to_json())
-        trial.set_constraint("min_speedup", self.min_speedup - record.speedup)
+        for name, excess in self.budget.excess(record).items():
+            trial.set_constraint(name, excess)
         state = TRIAL_STATES[record.state]
         # what Optuna keeps of a pruned trial is what was reported last; its reward is in the record
         self.study.tell(record.number, record.reward if state is TrialState.COMPLETE else None, state=state)
@@ -181,7 +183,7 @@ class SearchStudy:
 
     def best(self, count: int = 1) -> list[ArchitectureRecord]:
         """The feasible architectures of the highest reward that trained to the end, best first."""
-        feasible = [r for r in self.records() if r.state == "complete" and r.speedup >= self.min_speedup]
+        feasible = [r for r in self.records() if r.state == "complete" and self.budget.met_by(r)]
         return sorted(feasible, key=lambda r: -(r.reward or 0.0))[:count]
 
 
