@@ -96,11 +96,21 @@ def test_the_best_architecture_is_distilled_and_loads(finished):
 
 def test_report_names_the_front_the_recommendations_and_the_cost(finished):
     report = (finished.folder / "report.md").read_text()
-    assert "| at least 2x |" in report
+    assert "| at least 2x faster than the teacher |" in report
     assert "| at least 10x |" in report
     assert "mini-KD of all candidates" in report
     for record in finished.records:
         assert f"| #{record.number} |" in report
+
+
+def test_report_predicts_what_was_not_measured(finished):
+    report = (finished.folder / "report.md").read_text()
+    section = report.split("## What was not measured")[1].split("\n## ")[0]
+    assert f"the other {len(SearchSpace.from_dict(SPACE)) - 9} architectures" in section
+    measured = {str(record.architecture) for record in finished.records}
+    named = [line.split(" | ")[0].removeprefix("| ") for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(named) == min(5, len(SearchSpace.from_dict(SPACE)) - 9)
+    assert not measured & set(named)
 
 
 def test_a_finished_search_is_not_done_again(finished):

@@ -125,7 +125,7 @@ class NASSearchCallback(TrainerCallback):
         """Report R² of each candidate to its trial, and drop those that stop at this rung."""
         self._evaluated_step, self._max_steps = state.global_step, state.max_steps
         # from the log, which a checkpoint keeps: earlier evaluations may have been before an interruption
-        self._readings = {entry["step"]: entry for entry in state.log_history if "eval_loss" in entry}
+        self._readings = {int(entry["step"]): entry for entry in state.log_history if "eval_loss" in entry}
         self._readings[state.global_step] = dict(metrics or {})
         self._stopped = self._replay_rungs(state)
         pool = kwargs.get("model")

@@ -13,13 +13,16 @@ from ..markdown_table import markdown_table
 from .arguments import SearchArguments
 from .budgets import LatencyBudget
 from .ledger import ArchitectureRecord
+from .prediction import predict_space
 from .reward import Reward
+from .space import SearchSpace
 
 if TYPE_CHECKING:
     from .search import DistilledStudent, SearchResult
 
 REPORT_FILE = "report.md"
 PLOT_FILE = "pareto.png"
+PREDICTED = 5  # unmeasured architectures that the report names
 RECOMMENDATIONS_FILE = "recommendations.json"
 BUDGETS = tuple(LatencyBudget(speedup) for speedup in (2.0, 4.0, 7.0, 10.0))  # where the user names none
 
@@ -70,7 +73,7 @@ def recommendations(result: SearchResult, args: SearchArguments) -> list[dict[st
     return found
 
 
-def write_report(result: SearchResult, args: SearchArguments, teacher: str, reward: Reward) -> Path:
+def write_report(result: SearchResult, args: SearchArguments, teacher: str, reward: Reward, space: SearchSpace) -> Path:
     """Write ``report.md``, ``recommendations.json`` and ``pareto.png`` into the run directory; return the report."""
     plot_front(result.records, result.students, args.budget, result.folder / PLOT_FILE)
     recommended = recommendations(result, args)
@@ -84,6 +87,7 @@ def write_report(result: SearchResult, args: SearchArguments, teacher: str, rewa
         _recommendation_section(result.records, recommended, args.budget),
         _front_section(result.records),
         _architectures_section(result.records, args.budget),
+        *_prediction_section(result.records, space),
         _method_section(result, args, reward),
         _cost_section(result),
     ]
@@ -212,6 +216,31 @@ def _architectures_section(records: Sequence[ArchitectureRecord], budget: Latenc
     ]
     header = ["trial", "episode", "architecture", "reward", "loss", "R²", "latency (ms)", "speed-up", "state"]
     return "## Every measured architecture, by reward\n\n" + markdown_table(header, rows)
+
+
+def _prediction_section(records: Sequence[ArchitectureRecord], space: SearchSpace) -> list[str]:
+    """What the rest of the space promises; nothing where too little was measured to say."""
+    prediction = predict_space(space, records)
+    if prediction is None or not prediction.architectures:
+        return []
+    rows = [
+        [
+            str(one.architecture),
+            f"{one.reward:.3f} ± {one.deviation:.3f}",
+            f"{one.latency_ms:.2f}",
+            f"{one.teacher_latency_ms / one.latency_ms:.2f}x",
+            f"{one.chance:.0%}",
+        ]
+        for one in prediction.architectures[:PREDICTED]
+    ]
+    header = ["architecture", "expected reward", "latency (ms)", "speed-up", "chance to beat the best"]
+    return [
+        "## What was not measured\n\n"
+        f"A Gaussian process of the rewards and a regression of latency (off by {prediction.latency_error:.1%} in the "
+        f"median where one architecture is left out) say of the other {len(prediction.architectures):,} architectures "
+        "that these promise most. They are guesses: nothing is recommended that was not measured. More episodes would "
+        "measure them.\n\n" + markdown_table(header, rows)
+    ]
 
 
 def _method_section(result: SearchResult, args: SearchArguments, reward: Reward) -> str:

@@ -291,7 +291,7 @@ class ArchitectureSearch:
         )
         if self.is_main:
             self._add_cost("total", time.monotonic() - started)
-            write_report(result, self.args, self.teacher.name, self.reward)
+            write_report(result, self.args, self.teacher.name, self.reward, self.space)
         return result
 
     def _winners(self, study: SearchStudy) -> list[ArchitectureRecord]:
