@@ -15,7 +15,7 @@ import csv
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import optuna
 from tqdm.auto import tqdm
 
 from kdnas_hf import Architecture, SearchSpace
-from kdnas_hf.search import REWARDS, EpsilonSchedule, Reward, SearchArguments, make_controller
+from kdnas_hf.search import REWARDS, EpsilonSchedule, LatencyBudget, Reward, SearchArguments, make_controller
 from kdnas_hf.search.controllers import ArchitectureSampler, architecture_of
 from kdnas_hf.search.space import CHOICES
 
@@ -32,6 +32,21 @@ TABLE = Path(__file__).with_name("architecture_table.csv")
 SPACE = Path(__file__).with_name("architecture_table.yaml")
 SHORT = ("default", "lstm", "random")
 CURVE = (5, 10, 15, 20, 30, 40, 60)  # evaluations at which regret is printed
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a search would see of an architecture.
+
+    Attributes:
+        reward: Its reward.
+        latency_ms: Its median latency, in milliseconds.
+        speedup: How many times faster than the teacher it is.
+    """
+
+    reward: float
+    latency_ms: float
+    speedup: float
 
 
 @dataclass(frozen=True)
@@ -64,45 +79,49 @@ def contestants(per_episode: int) -> dict[str, Contestant]:
     }
 
 
-def read_table(path: Path, reward: Reward, seed: int | None = None) -> dict[Architecture, float]:
-    """Rewards by architecture: of one seed of the mini-KD, by default of the first."""
+def read_table(path: Path, reward: Reward) -> dict[Architecture, Measured]:
+    """What was measured of each architecture with the first seed of the mini-KD."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     steps = sorted(int(name.removeprefix("loss_")) for name in rows[0] if name.startswith("loss_"))
-    first = min(int(row["seed"]) for row in rows) if seed is None else seed
-    rewards = {}
+    first = min(int(row["seed"]) for row in rows)
+    measured = {}
     for row in rows:
         if int(row["seed"]) != first:
             continue
         numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
         early, last = float(row[f"loss_{steps[0]}"]), float(row[f"loss_{steps[-1]}"])
         loss = reward.extrapolate(early, last, steps[0], steps[-1])
-        latency = float(row["latency_ms"]), float(row["teacher_latency_ms"])
-        rewards[Architecture(**numbers)] = reward(loss, *latency)  # type: ignore[arg-type]
-    return rewards
+        latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
+        architecture = Architecture(**numbers)  # type: ignore[arg-type]
+        measured[architecture] = Measured(reward(loss, latency, teacher), latency, teacher / latency)
+    return measured
 
 
 def race(
     space: SearchSpace,
-    rewards: Mapping[Architecture, float],
+    table: Mapping[Architecture, Measured],
     sampler: ArchitectureSampler,
-    evaluations: int,
-    enough: Callable[[float], bool],
+    budget: LatencyBudget,
+    enough: float,
 ) -> list[float]:
-    """The rewards that a controller finds, in order, until one is enough."""
+    """The rewards that a controller finds, in order, until one is enough; 0 for what misses the budget."""
     study = optuna.create_study(sampler=sampler, direction="maximize")
     found: list[float] = []
-    while len(found) < evaluations:
-        trials = [study.ask() for _ in range(min(sampler.candidates_per_episode, len(rewards) - len(found)))]
+    while len(found) < len(table):
+        trials = [study.ask() for _ in range(min(sampler.candidates_per_episode, len(table) - len(found)))]
         for trial in trials:
             for name, values in space.choices.items():
                 trial.suggest_categorical(name, values)
         for trial in trials:
             architecture = architecture_of(study.get_trials(deepcopy=False)[trial.number])
             assert architecture is not None
-            found.append(rewards[architecture])
-            study.tell(trial, found[-1])
-            if enough(found[-1]):
+            measured = table[architecture]
+            for name, excess in budget.excess(measured).items():
+                trial.set_constraint(name, excess)
+            study.tell(trial, measured.reward)
+            found.append(measured.reward if budget.met_by(measured) else 0.0)
+            if found[-1] >= enough:
                 return found
     return found
 
@@ -121,18 +140,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--per_episode", type=int, default=5, help="candidates in an episode")
     parser.add_argument("--within", type=float, default=0.01, help="share of the best reward that may be missing")
+    parser.add_argument("--speedup", type=float, default=4.0, help="hard constraint, as --speedup of a search")
     parser.add_argument("--only", nargs="+", default=None, help="names of the controllers to race")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    rewards = read_table(args.table, REWARDS["r2"])
+    table = read_table(args.table, REWARDS["r2"])
     space = SearchSpace.load(args.space)
-    best = max(rewards.values())
+    budget = LatencyBudget(args.speedup)
+    rewards = [measured.reward for measured in table.values() if budget.met_by(measured)]
+    best = max(rewards)
     target = best * (1 - args.within)
-    good = sum(reward >= target for reward in rewards.values())
+    good = sum(reward >= target for reward in rewards)
     print(
-        f"{len(rewards)} architectures, best reward {best:.4f}, median {statistics.median(rewards.values()):.4f}; "
-        f"{good} within {args.within:.0%} of the best; {args.seeds} seeds\n",
+        f"{len(table)} architectures, {len(rewards)} of them {budget}; of these: best reward {best:.4f}, median "
+        f"{statistics.median(rewards):.4f}, {good} within {args.within:.0%} of the best; {args.seeds} seeds\n",
         flush=True,
     )
     names = args.only or (SHORT if args.preset == "short" else list(contestants(args.per_episode)))
@@ -148,7 +170,7 @@ def main() -> None:
         for seed in tqdm(range(args.seeds), desc=name, leave=False, disable=None):
             sampler = make_controller(one.controller, space, one.per_episode, seed=seed, epsilon=one.epsilon)
             started = time.perf_counter()
-            found = race(space, rewards, sampler, len(rewards), lambda reward: reward >= target)
+            found = race(space, table, sampler, budget, target)
             seconds.append(time.perf_counter() - started)
             needed.append(len(found))
             so_far = np.maximum.accumulate(found + [found[-1]] * max(CURVE[-1] - len(found), 0))

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.trial import TrialState
 from tqdm.auto import tqdm
 
 from controllers import SPACE, TABLE, quartiles
 from kdnas_hf import Architecture, SearchSpace
-from kdnas_hf.search import REWARDS, Reward, SearchArguments, make_controller
+from kdnas_hf.search import REWARDS, LatencyBudget, Reward, SearchArguments, make_controller
 from kdnas_hf.search.controllers import architecture_of
 from kdnas_hf.search.halving import SuccessiveHalving
 from kdnas_hf.search.space import CHOICES
@@ -46,10 +47,14 @@ class Curve:
     Attributes:
         rewards: By step, of the loss extrapolated from what was read until then.
         tokens: Of the whole mini-KD.
+        latency_ms: Median latency, in milliseconds.
+        speedup: How many times faster than the teacher it is.
     """
 
     rewards: dict[int, float]
     tokens: int
+    latency_ms: float
+    speedup: float
 
 
 def read_curves(path: Path, reward: Reward) -> dict[Architecture, Curve]:
@@ -62,15 +67,16 @@ def read_curves(path: Path, reward: Reward) -> dict[Architecture, Curve]:
     for row in rows:
         if int(row["seed"]) != first:
             continue
-        latency = float(row["latency_ms"]), float(row["teacher_latency_ms"])
+        latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
         rewards = {}
         for step in steps:
             loss = reward.extrapolate(
                 float(row[f"loss_{steps[0]}"]), float(row[f"loss_{step}"]), steps[0], step, steps[-1]
             )
-            rewards[step] = reward(loss, *latency)
+            rewards[step] = reward(loss, latency, teacher)
         numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
-        curves[Architecture(**numbers)] = Curve(rewards, int(row["tokens"]))  # type: ignore[arg-type]
+        architecture = Architecture(**numbers)  # type: ignore[arg-type]
+        curves[architecture] = Curve(rewards, int(row["tokens"]), latency, teacher / latency)
     return curves
 
 
@@ -81,6 +87,7 @@ def replay(
     episodes: int,
     per_episode: int,
     rule: SuccessiveHalving | None,
+    budget: LatencyBudget,
     seed: int,
 ) -> tuple[float, float]:
     """Reward of the best that trained to the end, and the share of tokens that was spent."""
@@ -99,14 +106,23 @@ def replay(
         last = max(next(iter(chosen.values())).rewards)
         stopped: dict[str, int] = {}
         for step in rule.steps(last) if rule is not None else []:
-            training = {name: curve.rewards[step] for name, curve in chosen.items() if name not in stopped}
+            training = {
+                name: curve.rewards[step] if budget.met_by(curve) else -curve.latency_ms
+                for name, curve in chosen.items()
+                if name not in stopped
+            }
             stopped |= dict.fromkeys(rule.stopped(training) if rule is not None else (), step)
         for name, curve in chosen.items():
             step = stopped.get(name, last)
-            study.tell(trials[name], curve.rewards[step])
+            for limit, excess in budget.excess(curve).items():
+                trials[name].set_constraint(limit, excess)
+            if name in stopped:
+                study.tell(trials[name], state=TrialState.PRUNED)
+            else:
+                study.tell(trials[name], curve.rewards[step])
             spent += curve.tokens * step / last
             whole += curve.tokens
-            if name not in stopped:
+            if name not in stopped and budget.met_by(curve):
                 best = max(best, curve.rewards[last])
     return best, spent / whole
 
@@ -118,15 +134,17 @@ def main() -> None:
     parser.add_argument("--space", default=str(SPACE))
     parser.add_argument("--controller", default=SearchArguments().controller)
     parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--speedup", type=float, default=4.0, help="hard constraint, as --speedup of a search")
     parser.add_argument("--episodes", type=int, default=6)
     parser.add_argument("--per_episode", type=int, default=5)
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     curves = read_curves(args.table, REWARDS["r2"])
     space = SearchSpace.load(args.space)
-    highest = max(curve.rewards[max(curve.rewards)] for curve in curves.values())
+    budget = LatencyBudget(args.speedup)
+    highest = max(curve.rewards[max(curve.rewards)] for curve in curves.values() if budget.met_by(curve))
     print(
-        f"{len(curves)} architectures, best reward {highest:.4f}; {args.controller}, {args.episodes} episodes of "
+        f"{len(curves)} architectures, best reward of those {budget} {highest:.4f}; {args.controller}, {args.episodes} episodes of "
         f"{args.per_episode}, {args.seeds} seeds\n\n"
         "| keep | tokens saved | best reward, median | quartiles | less than without |\n"
         "| --- | --- | --- | --- | --- |",
@@ -135,7 +153,7 @@ def main() -> None:
     found, without = {}, 0.0
     for name, rule in RULES.items():
         runs = [
-            replay(space, curves, args.controller, args.episodes, args.per_episode, rule, seed)
+            replay(space, curves, args.controller, args.episodes, args.per_episode, rule, budget, seed)
             for seed in tqdm(range(args.seeds), desc=name, leave=False, disable=None)
         ]
         low, median, high = quartiles([best for best, _ in runs])

@@ -15,13 +15,14 @@ from .reward import REWARDS, Reward
 class SearchArguments:
     """What is searched, by whom, and what an architecture is worth.
 
-    Defaults are those of KD-NAS as published, apart from the reward, which is calibrated for R².
+    Defaults are those of KD-NAS as published, apart from the reward, which is calibrated for R², and the controller,
+    which needs fewer candidates (docs/search.md).
     """
 
     space: str = field(default="kdnas", metadata={"help": "Search space: a preset (kdnas, quickstart) or a YAML file."})
     controller: str = field(
-        default="lstm",
-        metadata={"help": "Who chooses candidates: lstm (published), bayesian, tpe, gp, nsga2 or random."},
+        default="bayesian",
+        metadata={"help": "Who chooses candidates: bayesian, lstm (published), tpe, gp, nsga2 or random."},
     )
     num_episodes: int = field(default=15, metadata={"help": "Episodes of the search."})
     candidates_per_episode: int = field(default=20, metadata={"help": "Architectures measured in an episode."})
