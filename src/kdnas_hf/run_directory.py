@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,6 +12,15 @@ from typing import Any
 import yaml
 
 CONFIGURATION_FILE = "config.yaml"
+
+# What libraries say that give no errno: safetensors, SQLite, and torch.save, which does not know why a write fell short
+_DISK_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "database or disk is full",
+    "PytorchStreamWriter failed",
+)
+_SHORT_WRITE = ("inline_container.cc", "unexpected pos")
 
 
 def check_writable(folder: str | Path) -> None:
@@ -25,6 +35,19 @@ def check_writable(folder: str | Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"output_dir={str(folder)!r} cannot be written ({error.strerror}); choose another.") from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that a disk has no room left."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            return True
+        text = str(chain)
+        if any(words in text for words in _DISK_FULL) or all(words in text for words in _SHORT_WRITE):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
 
 
 def settle_configuration(folder: Path, configuration: Mapping[str, Any], resume: bool = True) -> bool:
