@@ -343,7 +343,7 @@ class Chaos:
             made, needed = made + steps[0], needed + steps[1]
         self.survived += survived
         again = (made - needed) / max(needed, 1)
-        happened = f"{survived} of {kills} survived, in {searches} searches; {again:.0%} of the steps made again"
+        happened = f"{survived} of {kills} survived (searches: {searches}; steps made again: {again:.0%})"
         return Row(f"SIGKILL, {_processes(processes)}", happened, survived == kills, lost, repeated, same)
 
     def _moment(self, reference: Reference, search: Search) -> Moment:
@@ -477,7 +477,7 @@ def describe_machine() -> str:
     """CPU, cores and Python, for the reader of a table."""
     info = _text(Path("/proc/cpuinfo")).splitlines()
     cpu = next((line.split(":", 1)[1].strip() for line in info if "model name" in line), platform.machine())
-    return f"{cpu}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+    return f"{cpu}, cores: {len(os.sched_getaffinity(0))}, Python {platform.python_version()}"
 
 
 def main() -> int:

@@ -158,7 +158,7 @@ def make_texts(tokenizer: Any, count: int, seed: int) -> datasets.Dataset:
 
 
 def make_search(folder: Path, callback: TrainerCallback) -> ArchitectureSearch:
-    """Four episodes of three candidates, twenty steps each, and forty steps for the best."""
+    """Four episodes of three candidates, twenty steps each, and as many for the best."""
     teacher = make_teacher()
     train = make_texts(teacher.tokenizer, 320, seed=1)
     return ArchitectureSearch(
@@ -177,7 +177,7 @@ def make_search(folder: Path, callback: TrainerCallback) -> ArchitectureSearch:
         ),
         training_args=DistillationTrainingArguments(
             output_dir=str(folder),
-            num_train_epochs=2,
+            num_train_epochs=1,
             global_train_batch_size=16,
             learning_rate=5e-3,
             statistics_sentences=32,

@@ -37,17 +37,19 @@ def check_writable(folder: str | Path) -> None:
         raise ValueError(f"output_dir={str(folder)!r} cannot be written ({error.strerror}); choose another.") from error
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that a disk has no room left."""
+def disk_full_reason(error: BaseException) -> str | None:
+    """What says that a disk has no room left: the first line of an error, or of one that it came from; else None."""
     chain: BaseException | None = error
     while chain is not None:
-        if isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            return True
         text = str(chain)
-        if any(words in text for words in _DISK_FULL) or all(words in text for words in _SHORT_WRITE):
-            return True
+        if (
+            (isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)))
+            or any(words in text for words in _DISK_FULL)
+            or all(words in text for words in _SHORT_WRITE)
+        ):
+            return text.partition("\n")[0]
         chain = chain.__cause__ or chain.__context__
-    return False
+    return None
 
 
 def settle_configuration(folder: Path, configuration: Mapping[str, Any], resume: bool = True) -> bool:

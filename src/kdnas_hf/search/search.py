@@ -45,7 +45,7 @@ from ..distillation.pool_memory import halves, is_out_of_memory, split_by_memory
 from ..distillation.state_caching import CACHE_FOLDER
 from ..export import get_backend, require_runtime
 from ..latency import LatencyBenchmark
-from ..run_directory import check_writable, is_disk_full, refuse_other_run, settle_configuration
+from ..run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration
 from ..students import KDNASConfig, KDNASModel, read_teacher_layers
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
@@ -241,11 +241,11 @@ class ArchitectureSearch:
         try:
             return self._run_alone() if self.is_main else self._run()
         except Exception as error:
-            if not is_disk_full(error):
+            reason = disk_full_reason(error)
+            if reason is None:
                 raise
-            reason = str(error).partition("\n")[0]
             raise SearchError(
-                f"the disk is full, of output_dir={str(self.folder)!r} or of the cache: {reason} "
+                f"the disk is full, of output_dir={str(self.folder)!r} or of the cache ({reason}). "
                 "Free some space and start the same search again: it goes on where it was."
             ) from error
 
