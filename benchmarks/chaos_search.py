@@ -20,8 +20,12 @@ from typing import Any
 import datasets
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import nn
-from transformers import TrainerCallback, XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizerFast
+from transformers import (  # type: ignore[attr-defined]
+    TrainerCallback,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+    XLMRobertaTokenizerFast,
+)
 
 from kdnas_hf import (
     ArchitectureSearch,
@@ -103,7 +107,7 @@ class Observer(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Let weights become NaN, or ask for more memory than any machine has."""
-        pool: dict[str, nn.Module] = dict(model.members)
+        pool: dict[str, Any] = dict(model.members)
         if f"trial_{self.diverges}" in pool and state.global_step == 3:
             next(pool[f"trial_{self.diverges}"].student.encoder.parameters()).data.fill_(float("nan"))
         is_search = any(name.startswith("trial_") for name in pool)
