@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,6 +12,15 @@ from typing import Any
 import yaml
 
 CONFIGURATION_FILE = "config.yaml"
+
+# What libraries say that give no errno: safetensors, SQLite, and torch.save, which does not know why a write fell short
+_DISK_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "database or disk is full",
+    "PytorchStreamWriter failed",
+)
+_SHORT_WRITE = ("inline_container.cc", "unexpected pos")
 
 
 def check_writable(folder: str | Path) -> None:
@@ -25,6 +35,21 @@ def check_writable(folder: str | Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"output_dir={str(folder)!r} cannot be written ({error.strerror}); choose another.") from error
+
+
+def disk_full_reason(error: BaseException) -> str | None:
+    """What says that a disk has no room left: the first line of an error, or of one that it came from; else None."""
+    chain: BaseException | None = error
+    while chain is not None:
+        text = str(chain)
+        if (
+            (isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)))
+            or any(words in text for words in _DISK_FULL)
+            or all(words in text for words in _SHORT_WRITE)
+        ):
+            return text.partition("\n")[0]
+        chain = chain.__cause__ or chain.__context__
+    return None
 
 
 def settle_configuration(folder: Path, configuration: Mapping[str, Any], resume: bool = True) -> bool:

@@ -1,5 +1,6 @@
 """A whole search: what it leaves behind, and that nothing is lost when it is killed."""
 
+import errno
 import json
 import logging
 import math
@@ -20,7 +21,7 @@ from optuna.trial import TrialState
 from tiny_search import SPACE, tiny_search
 from transformers import AutoModel, AutoTokenizer
 
-from kdnas_hf import ArchitectureSearch, KDNASModel, NASSearchCallback, SearchArguments, SearchSpace
+from kdnas_hf import ArchitectureSearch, KDNASModel, NASSearchCallback, SearchArguments, SearchError, SearchSpace
 from kdnas_hf.distillation import text_lengths
 from kdnas_hf.distillation.state_cache import cache_bytes
 from kdnas_hf.search import REWARDS, LatencyBudget, Ledger, SearchStudy
@@ -211,6 +212,35 @@ def test_a_search_that_dies_between_two_records_measures_nothing_again(finished,
         assert one[:2] == other[:2]
         assert one[2:] == pytest.approx(other[2:], rel=1e-4)
     assert len(steps) == 2 * 10  # of two episodes: the first one's last checkpoint was only evaluated
+
+
+def test_a_full_disk_is_named_and_the_search_resumes_to_the_same_result(finished, tmp_path, monkeypatch):
+    append = Ledger.append
+
+    def full(self, record):
+        if record.number == 4:
+            self.path.write_text(self.path.read_text() + record.to_json()[:20])  # what still fitted
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(self, record)
+
+    monkeypatch.setattr(Ledger, "append", full)
+    with pytest.raises(SearchError, match="the disk is full, of output_dir=.*start the same search again"):
+        tiny_search(tmp_path).run()
+    assert len(outcome(tmp_path)) == 4
+    monkeypatch.setattr(Ledger, "append", append)
+    tiny_search(tmp_path).run()
+    for one, other in zip(outcome(tmp_path), outcome(finished.folder), strict=True):
+        assert one[:2] == other[:2]
+        assert one[2:] == pytest.approx(other[2:], rel=1e-4)
+
+
+def test_an_error_of_another_kind_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+    def broken(self, record):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Ledger, "append", broken)
+    with pytest.raises(PermissionError):
+        tiny_search(tmp_path, num_episodes=1, candidates_per_episode=1, mini_kd_epochs=1).run()
 
 
 def test_a_directory_in_use_is_refused(tmp_path):

@@ -45,7 +45,7 @@ from ..distillation.pool_memory import halves, is_out_of_memory, split_by_memory
 from ..distillation.state_caching import CACHE_FOLDER
 from ..export import get_backend, require_runtime
 from ..latency import LatencyBenchmark
-from ..run_directory import check_writable, refuse_other_run, settle_configuration
+from ..run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration
 from ..students import KDNASConfig, KDNASModel, read_teacher_layers
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
@@ -236,10 +236,21 @@ class ArchitectureSearch:
 
         Raises:
             ValueError: If the output directory cannot be written, or holds a run of another configuration.
-            SearchError: If no architecture meets the constraints.
+            SearchError: If no architecture meets the constraints, or the disk is full.
         """
-        if not self.is_main:
-            return self._run()
+        try:
+            return self._run_alone() if self.is_main else self._run()
+        except Exception as error:
+            reason = disk_full_reason(error)
+            if reason is None:
+                raise
+            raise SearchError(
+                f"the disk is full, of output_dir={str(self.folder)!r} or of the cache ({reason}). "
+                "Free some space and start the same search again: it goes on where it was."
+            ) from error
+
+    def _run_alone(self) -> SearchResult:
+        """Search while no other process does in the same directory."""
         check_writable(self.folder)
         try:
             # a killed launcher may leave the process that it launched alive
