@@ -144,8 +144,8 @@ def main() -> None:
     budget = LatencyBudget(args.speedup)
     highest = max(curve.rewards[max(curve.rewards)] for curve in curves.values() if budget.met_by(curve))
     print(
-        f"{len(curves)} architectures, best reward of those {budget} {highest:.4f}; {args.controller}, {args.episodes} episodes of "
-        f"{args.per_episode}, {args.seeds} seeds\n\n"
+        f"{len(curves)} architectures, best reward {highest:.4f} of those {budget}; {args.controller}, "
+        f"{args.episodes} episodes of {args.per_episode}, {args.seeds} seeds\n\n"
         "| keep | tokens saved | best reward, median | quartiles | less than without |\n"
         "| --- | --- | --- | --- | --- |",
         flush=True,
