@@ -140,8 +140,7 @@ class NASSearchCallback(TrainerCallback):
             if self.study.is_finished(candidate.number):
                 continue
             record = self._record(candidate, self._loss(name), self._metric(self._metrics, name, "r2"), seconds)
-            self.study.record(record)
-            if self.on_record is not None:
+            if self.study.record(record) and self.on_record is not None:
                 self.on_record(record)
 
     def _loss(self, name: str) -> float | None:
