@@ -23,6 +23,7 @@ logger = logging.get_logger(__name__)
 
 JOURNAL = "journal:"
 PATIENCE_SECONDS = 600.0
+FIRST_PAUSE_SECONDS = 0.25
 CALLS = [name for name in dir(BaseStorage) if not name.startswith("_")]
 POSTGRESQL = re.compile(r"^postgres(ql)?://")
 
@@ -132,7 +133,7 @@ def _patient(storage: BaseStorage, name: str, patience: float) -> BaseStorage:
 def _repeated(call: Callable[..., Any], clock: _Clock, name: str, patience: float) -> Callable[..., Any]:
     @functools.wraps(call)
     def repeated(*args: Any, **kwargs: Any) -> Any:
-        started, pause = time.monotonic(), 0.25
+        started, pause = time.monotonic(), FIRST_PAUSE_SECONDS
         clock.depth += 1
         try:
             while True:
@@ -146,7 +147,7 @@ def _repeated(call: Callable[..., Any], clock: _Clock, name: str, patience: floa
                             f"storage={name!r} has been away for {patience:.0f} seconds ({_reason(error)}); start this "
                             "worker again when it is back, with the same arguments."
                         ) from None
-                    if pause < 1:
+                    if pause == FIRST_PAUSE_SECONDS:
                         logger.warning(f"storage={name!r} does not answer ({_reason(error)}); trying again.")
                     pause = min(pause * 2, 30.0)
                     time.sleep(pause * (0.5 + random.random() / 2))
