@@ -7,8 +7,8 @@ Each worker is a process of `recipes/search.py` with one thread, on a core of it
 start at the same time and each prepares its own data; time is counted from the first mini-KD to the last result. Shown
 beside it: the greatest share of that time that a worker waited for others, and that it spent in calls of the storage.
 
-What as many machines would do is **computed**, not measured: workers that share a core take turns, so with a core for each
-they are faster by as many times as there are workers to a core. The storage's share is small enough to leave out.
+What as many machines would do is **computed**, not measured: workers that share a core take turns, so with a core for
+each they are faster by as many times as there are workers to a core. The storage's share is small enough to leave out.
 
 The last line is one JSON object.
 """

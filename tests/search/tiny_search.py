@@ -111,6 +111,13 @@ if __name__ == "__main__":
         sys.argv[1],
         controller=sys.argv[2] if len(sys.argv) > 2 else "lstm",
         pause=float(sys.argv[3]) if len(sys.argv) > 3 else 0.0,
-        callbacks=[Trained(Path(sys.argv[1]).with_suffix(".trained"))],
-        **({"storage": sys.argv[4], "worker_timeout": 8.0} if len(sys.argv) > 4 else {}),
+        **(
+            {
+                "storage": sys.argv[4],
+                "worker_timeout": 8.0,
+                "callbacks": [Trained(Path(sys.argv[1]).with_suffix(".trained"))],
+            }
+            if len(sys.argv) > 4
+            else {}
+        ),
     ).run()

@@ -82,8 +82,10 @@ class Workers:
             return
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=self.timeout)
-        self.beat(ended=True)
+            self._thread.join(timeout=10.0)
+        self.storage.clock.patience = 1.0  # type: ignore[attr-defined]
+        with contextlib.suppress(Exception):  # the storage is away: that this worker has ended is seen later
+            self.beat(ended=True)
 
     def beat(self, ended: bool = False) -> None:
         """Count one beat."""
@@ -92,6 +94,7 @@ class Workers:
         self.storage.set_study_user_attr(self.study_id, WORKER + self.worker, value)
 
     def _beat_on(self) -> None:
+        self.storage.clock.patience = 1.0  # type: ignore[attr-defined]
         while not self._stopped.wait(self.timeout / BEATS_IN_TIMEOUT):
             try:
                 self.beat()

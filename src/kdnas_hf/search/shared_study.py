@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import socket
 import time
 import uuid
@@ -300,7 +301,9 @@ def worker_of(folder: Path, study: str) -> str:
         if told["where"] == where:
             return told["worker"]
     worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
-    path.write_text(json.dumps({"worker": worker, "study": study, "where": where}), encoding="utf-8")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps({"worker": worker, "study": study, "where": where}), encoding="utf-8")
+    os.replace(temporary, path)
     return worker
 
 

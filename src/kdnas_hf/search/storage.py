@@ -33,10 +33,11 @@ class StorageError(RuntimeError):
 
 
 class _Clock(threading.local):
-    """Time that a thread has spent in its calls of a storage, in seconds."""
+    """What a thread's calls of a storage have taken, and for how long it repeats one; in seconds."""
 
     depth: int = 0
     seconds: float = 0.0
+    patience: float | None = None  # less than that of other threads
 
 
 class MendedJournal(JournalFileBackend):
@@ -142,12 +143,13 @@ def _repeated(call: Callable[..., Any], clock: _Clock, name: str, patience: floa
                 except (SQLAlchemyError, StorageInternalError, OSError) as error:
                     if clock.depth > 1 or not _is_away(error):
                         raise
-                    if time.monotonic() - started > patience:
+                    limit = patience if clock.patience is None else clock.patience
+                    if time.monotonic() - started > limit:
                         raise StorageError(
-                            f"storage={name!r} has been away for {patience:.0f} seconds ({_reason(error)}); start this "
+                            f"storage={name!r} has been away for {limit:.0f} seconds ({_reason(error)}); start this "
                             "worker again when it is back, with the same arguments."
                         ) from None
-                    if pause == FIRST_PAUSE_SECONDS:
+                    if pause == FIRST_PAUSE_SECONDS and clock.patience is None:
                         logger.warning(f"storage={name!r} does not answer ({_reason(error)}); trying again.")
                     pause = min(pause * 2, 30.0)
                     time.sleep(pause * (0.5 + random.random() / 2))
