@@ -27,7 +27,7 @@ def test_no_message_shows_a_password(monkeypatch):
             assert "secret-word" not in str(caught.value)
             assert caught.value.__suppress_context__
     assert public_storage(UNREACHABLE) == "postgresql+psycopg://127.0.0.1:1/database"
-    assert "word" not in public_storage("postgresql://host/db?password=word&sslmode=require")
+    assert "hidden" not in public_storage("postgresql://host/db?password=hidden&sslmode=require")
 
 
 def test_no_command_that_is_published_names_a_storage():
