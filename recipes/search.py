@@ -21,6 +21,7 @@ from kdnas_hf import (
     SearchArguments,
     SearchError,
     SearchSpace,
+    StorageError,
     TeacherArguments,
     TrainingSetup,
     check_search,
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         configuration=configuration,
     )
     result = search.run()
-    if not search.is_main:
+    if not search.is_main or not result.students:  # of several workers one distils the students
         return
     setup = TrainingSetup(
         teacher,
@@ -102,6 +103,6 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError, ImportError, SearchError) as error:
+    except (ValueError, FileNotFoundError, ImportError, SearchError, StorageError) as error:
         # bad input: the message says what to do, a traceback would hide it
         sys.exit(f"error: {error}")

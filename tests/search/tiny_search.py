@@ -2,7 +2,7 @@
 
 Latency is replaced by a function of the shape, so that two runs can be compared number by number.
 
-    python tests/search/tiny_search.py OUTPUT_DIR [controller] [seconds to sleep at each training step]
+    python tests/search/tiny_search.py OUTPUT_DIR [controller] [seconds to sleep at each training step] [storage]
 """
 
 import sys
@@ -56,7 +56,18 @@ class Slow(TrainerCallback):
         time.sleep(self.seconds)
 
 
-def tiny_search(folder, controller="lstm", pause=0.0, **kwargs):
+class Trained(TrainerCallback):
+    """Writes down which candidates a worker trains, as it begins."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        with self.path.open("a") as file:
+            file.write("".join(f"{name}\n" for name in model.members))
+
+
+def tiny_search(folder, controller="lstm", pause=0.0, callbacks=(), **kwargs):
     tokenizer = make_tokenizer()
     train = tokenized(tokenizer, make_texts(160, seed=1))
     search_args = {
@@ -89,7 +100,7 @@ def tiny_search(folder, controller="lstm", pause=0.0, **kwargs):
         args=SearchArguments(**search_args),
         training_args=DistillationTrainingArguments(output_dir=str(folder), **training_args | kwargs),
         latency_benchmark=ShapeLatency(sequence_length=8),
-        callbacks=[Slow(pause)] if pause else [],
+        callbacks=[*([Slow(pause)] if pause else []), *callbacks],
     )
 
 
@@ -100,4 +111,13 @@ if __name__ == "__main__":
         sys.argv[1],
         controller=sys.argv[2] if len(sys.argv) > 2 else "lstm",
         pause=float(sys.argv[3]) if len(sys.argv) > 3 else 0.0,
+        **(
+            {
+                "storage": sys.argv[4],
+                "worker_timeout": 8.0,
+                "callbacks": [Trained(Path(sys.argv[1]).with_suffix(".trained"))],
+            }
+            if len(sys.argv) > 4
+            else {}
+        ),
     ).run()

@@ -16,18 +16,22 @@ LOCAL_PATH = re.compile(
     r"|\b[A-Za-z]:\\\\?(?:Users|Documents)[^\s\"'`,;)\]}|]*"
 )
 REDACTED = "<token>"
+STORAGE = "<storage>"
+STORAGE_FLAG = re.compile(r"--(storage|warm_start)")
+# user and password of an address
+CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"`]+@")
 
 
 def public(text: str) -> str:
     """A word of a command line, or a path, without what is nobody's business.
 
     An absolute path, or one that leaves the working directory, is cut to its last part; so is that behind ``name=``.
-    Access tokens are replaced.
+    Access tokens are replaced, and users and passwords of addresses left out.
     """
     name, equals, value = text.partition("=")
     if equals and re.fullmatch(r"[\w-]+", name):
         return f"{name}={public(value)}"
-    text = TOKEN.sub(REDACTED, text)
+    text = CREDENTIALS.sub("", TOKEN.sub(REDACTED, text))
     if PureWindowsPath(text).drive and "\\" in text:
         return PureWindowsPath(text).name
     path = PurePosixPath(text)
@@ -37,12 +41,22 @@ def public(text: str) -> str:
 
 
 def public_command(command: Sequence[str]) -> list[str]:
-    """A command line in public form; the value of a flag that takes a token is left out whatever it is."""
+    """A command line in public form; the value of a flag that takes a token or a storage is left out."""
     shown: list[str] = []
     for word in command:
         after_token_flag = bool(shown) and re.fullmatch(r"--?\w*token", shown[-1]) is not None
-        shown.append(REDACTED if after_token_flag else public(word))
+        flag, equals, value = word.partition("=")
+        if shown and STORAGE_FLAG.fullmatch(shown[-1]) and _is_storage(word):
+            shown.append(STORAGE)
+        elif equals and STORAGE_FLAG.fullmatch(flag) and _is_storage(value):
+            shown.append(f"{flag}={STORAGE}")
+        else:
+            shown.append(REDACTED if after_token_flag else public(word))
     return shown
+
+
+def _is_storage(text: str) -> bool:
+    return "://" in text or text.startswith("journal:")
 
 
 def public_values(values: Any) -> Any:
@@ -59,6 +73,7 @@ def public_values(values: Any) -> Any:
 def find_private(text: str) -> list[str]:
     """What of a text is not for publication, each once: access tokens, and paths of a machine with its user's name."""
     found = [f"an access token ({match[:6]}…)" for match in TOKEN.findall(text)]
+    found += ["a password of an address" for match in CREDENTIALS.findall(text) if ":" in match]
     found += [f"a local path ({match})" for match in LOCAL_PATH.findall(text)]
     home = str(Path.home())
     if len(home) > 1 and home in text:

@@ -20,7 +20,9 @@ from .ledger import ArchitectureRecord, Ledger
 from .report import pareto_front, recommend
 from .reward import REWARDS, Reward
 from .search import ArchitectureSearch, DistilledStudent, SearchError, SearchResult, check_search, student_config
+from .shared_study import SharedStudy
 from .space import Architecture, SearchSpace
+from .storage import StorageError
 from .study import SearchStudy
 
 __all__ = [
@@ -47,6 +49,8 @@ __all__ = [
     "SearchResult",
     "SearchSpace",
     "SearchStudy",
+    "SharedStudy",
+    "StorageError",
     "SuccessiveHalving",
     "check_search",
     "make_controller",

@@ -9,6 +9,7 @@ from .budgets import LatencyBudget, parse_budgets, parse_latency
 from .controllers import CONTROLLERS, EpsilonSchedule
 from .halving import SuccessiveHalving
 from .reward import REWARDS, Reward
+from .storage import check_storage
 
 
 @dataclass
@@ -97,6 +98,28 @@ class SearchArguments:
     latency_sequence_length: int = field(default=128, metadata={"help": "Tokens in a text whose latency is measured."})
     latency_threads: int = field(default=1, metadata={"help": "CPU threads while latency is measured."})
     latency_repeats: int = field(default=15, metadata={"help": "Timed calls of each model."})
+    storage: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where workers keep the study that they share: postgresql+psycopg://user@host/database, or "
+            "journal:/shared/disk/study.log; by default study.db in output_dir, for this worker alone."
+        },
+    )
+    study_name: str = field(default="kdnas", metadata={"help": "Name of the study in the storage."})
+    worker_timeout: float = field(
+        default=120.0,
+        metadata={
+            "help": "Seconds without a sign of life after which a worker's candidates are handed to others; with "
+            "storage."
+        },
+    )
+    warm_start: str | None = field(
+        default=None,
+        metadata={
+            "help": "Another search whose results are taken over: its run directory, study.db or storage, the latter "
+            "with #study_name if that is another."
+        },
+    )
     resume: bool = field(
         default=True, metadata={"help": "Go on with the run in output_dir if there is one; else refuse to touch it."}
     )
@@ -123,6 +146,10 @@ class SearchArguments:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.max_pool_memory_gb is not None and self.max_pool_memory_gb <= 0:
             raise ValueError(f"max_pool_memory_gb={self.max_pool_memory_gb} must be positive.")
+        if self.storage is not None:
+            check_storage(self.storage)
+        if self.worker_timeout <= 0:
+            raise ValueError(f"worker_timeout={self.worker_timeout} must be positive.")
         if self.mini_kd_epochs <= 0:
             raise ValueError(f"mini_kd_epochs={self.mini_kd_epochs} must be positive.")
         if self.pool_size < 0:

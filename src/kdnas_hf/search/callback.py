@@ -173,8 +173,7 @@ class NASSearchCallback(TrainerCallback):
             if self.study.is_finished(candidate.number):
                 continue
             record = self._record(candidate, seconds)
-            self.study.record(record)
-            if self.on_record is not None:
+            if self.study.record(record) and self.on_record is not None:
                 self.on_record(record)
 
     def _loss(self, name: str, step: int) -> float | None:

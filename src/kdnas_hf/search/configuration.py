@@ -43,6 +43,11 @@ NEUTRAL = (
     "cache_max_gb",
     "cache_dir",
     "shard_teacher",
+    # where the study is kept, by whom it is worked on, and what it began with; an address may hold a password
+    "storage",
+    "study_name",
+    "worker_timeout",
+    "warm_start",
 )
 
 

@@ -142,6 +142,8 @@ def _r2(record: ArchitectureRecord) -> float:
 
 
 def _students_section(students: Sequence[DistilledStudent]) -> str:
+    if not students:
+        return "## The student\n\nDistilled by another worker of the study, in its own directory."
     rows = [
         [
             f"`{s.path}/`",
@@ -267,6 +269,8 @@ def _cost_section(result: SearchResult) -> str:
         "latency": "latency measurements",
         "mini_kd": "mini-KD of all candidates",
         "distillation": "distillation on the full corpus",
+        "waiting": "waiting for other workers",
+        "storage": "calls of the storage",
         "total": "all, without what was lost to interruptions",
     }
     rows = [[names.get(stage, stage), f"{seconds:.0f}"] for stage, seconds in result.cost.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import hashlib
 import json
@@ -11,11 +12,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -44,7 +45,7 @@ from ..distillation import (
 from ..distillation.pool_memory import halves, is_out_of_memory, split_by_memory, training_bytes
 from ..distillation.state_caching import CACHE_FOLDER
 from ..export import get_backend, require_runtime
-from ..latency import LatencyBenchmark
+from ..latency import DeviceFingerprint, LatencyBenchmark
 from ..run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration
 from ..students import KDNASConfig, KDNASModel, read_teacher_layers
 from .arguments import SearchArguments
@@ -54,8 +55,11 @@ from .controllers import make_controller
 from .latencies import ArchitectureLatencies
 from .ledger import ArchitectureRecord
 from .report import recommend, write_report
+from .shared_study import WORKER_FILE, SharedStudy
 from .space import Architecture, SearchSpace
+from .storage import open_storage
 from .study import SearchStudy
+from .warm_start import read_warm_start
 
 logger = logging.get_logger(__name__)
 
@@ -65,6 +69,8 @@ COST_FILE = "cost.json"
 LOG_FILE = "distillation_log.json"
 STUDENT_FOLDER = "student"
 LOCK_FILE = ".lock"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -262,21 +268,57 @@ class ArchitectureSearch:
             ) from error
 
     def _run(self) -> SearchResult:
-        started = time.monotonic()
-        study = None
-        if self.is_main:
-            settle_configuration(self.folder, self.configuration, resume=self.args.resume)
-            study = SearchStudy(
-                self.folder,
-                make_controller(
-                    self.args.controller,
-                    self.space,
-                    self.args.candidates_per_episode,
-                    seed=self.training_args.seed,
-                    epsilon=self.args.epsilon,
-                ),
-                self.args.budget,
+        study = self._open_study() if self.is_main else None
+        try:
+            return self._run_on(study)
+        finally:
+            if study is not None:
+                study.close()
+
+    def _open_study(self) -> SearchStudy:
+        """Settle the directory, and open its study or that of all workers."""
+        refuse_other_run(self.folder, self.configuration, resume=self.args.resume)
+        if self.args.storage is None and (self.folder / WORKER_FILE).is_file():
+            raise ValueError(
+                f"output_dir={str(self.folder)!r} is that of a worker; give the storage of its study, or choose "
+                "another output_dir."
             )
+        earlier = None
+        if self.args.warm_start is not None:
+            earlier = read_warm_start(self.args.warm_start, self.space, self.configuration)
+        controller = make_controller(
+            self.args.controller,
+            self.space,
+            self.args.candidates_per_episode,
+            seed=self.training_args.seed,
+            epsilon=self.args.epsilon,
+        )
+        study: SearchStudy
+        if self.args.storage is None:
+            settle_configuration(self.folder, self.configuration, resume=self.args.resume)
+            study = SearchStudy(self.folder, controller, self.args.budget)
+        else:
+            study = SharedStudy(
+                self.folder,
+                controller,
+                self.args.storage,
+                self.configuration,
+                name=self.args.study_name,
+                budget=self.args.budget,
+                worker_timeout=self.args.worker_timeout,
+            )
+            # only now: it is the configuration of the study
+            settle_configuration(self.folder, self.configuration, resume=self.args.resume)
+        try:
+            study.keep_configuration(self.configuration)
+            study.begin(earlier)
+        except BaseException:
+            study.close()
+            raise
+        return study
+
+    def _run_on(self, study: SearchStudy | None) -> SearchResult:
+        started = time.monotonic()
         self._from_main(None)  # nobody goes on before the directory is settled
         self.cost = self._load_cost()
         if self.training_args.teacher_in_bf16:
@@ -291,7 +333,9 @@ class ArchitectureSearch:
                 f"none of the measured architectures meets the budget: {str(widest) or 'any latency'} (or all of them "
                 "diverged); allow smaller shapes in the search space, or a smaller speedup or a larger latency_budget."
             )
-        students = self._distil(best, statistics)
+        students = self._distil(best, statistics) if self._may_distil(study) else []
+        if students and isinstance(study, SharedStudy):
+            study.distilled()
         result = SearchResult(
             folder=self.folder,
             records=self._from_main(study.records() if study is not None else None),
@@ -302,8 +346,34 @@ class ArchitectureSearch:
         )
         if self.is_main:
             self._add_cost("total", time.monotonic() - started)
+            if isinstance(study, SharedStudy):
+                self._add_cost("storage", study.storage_seconds)
             write_report(result, self.args, self.teacher.name, self.reward, self.space)
         return result
+
+    def _may_distil(self, study: SearchStudy | None) -> bool:
+        """Whether this worker distils the students of the study; one of all workers does."""
+        if self.args.storage is None:
+            return True
+        may = self._when_ready(lambda: study.may_distil() if isinstance(study, SharedStudy) else None)
+        if not may and isinstance(study, SharedStudy):
+            logger.info(f"worker {study.distiller()} distils the students, in its own output_dir; this one has ended.")
+            self._clean_up(self.folder / "distillation")
+        return may
+
+    def _when_ready(self, ask: Callable[[], T | None]) -> T:
+        """What the main process gets from the study, once other workers are ready; in every process."""
+        started = time.monotonic()
+        while (answer := self._from_main(ask())) is None:
+            # short, and not in the main process alone: nobody stays in a collective call for as long as this may take
+            time.sleep(self._poll_seconds)
+        if self.args.storage is not None and self.is_main:
+            self._add_cost("waiting", time.monotonic() - started)
+        return answer
+
+    @property
+    def _poll_seconds(self) -> float:
+        return min(self.args.worker_timeout / 20, 5.0)
 
     def _winners(self, study: SearchStudy) -> list[ArchitectureRecord]:
         """The architectures to distil on the full corpus: the best, or those that are best for a budget."""
@@ -314,7 +384,8 @@ class ArchitectureSearch:
         return list({record.number: record for record in best if record is not None}.values())
 
     def _search(self, study: SearchStudy | None, statistics: HiddenStateStatistics | None) -> None:
-        planned = min(self.args.num_episodes * self.args.candidates_per_episode, len(self.space))
+        earlier = self._from_main(study.sampler.first_number if study is not None else 0)
+        planned = min(self.args.num_episodes * self.args.candidates_per_episode + earlier, len(self.space))
         with tqdm(
             total=planned,
             desc="search",
@@ -324,13 +395,21 @@ class ArchitectureSearch:
         ) as progress:
             for episode in range(self.args.num_episodes):
                 progress.set_description(f"episode {episode + 1}/{self.args.num_episodes}")
-                chosen = self._from_main(study.candidates(episode) if study is not None else None)
+                chosen = self._when_ready(functools.partial(_candidates, study, episode))
                 if not chosen:
                     logger.info(f"all {len(self.space)} architectures of the space are measured.")
                     break
-                for numbers in self._pools(chosen):
-                    pool = {number: chosen[number] for number in numbers}
-                    self._measure_within_memory(study, episode, pool, statistics, progress)
+                while taken := self._when_ready(functools.partial(_take, study, chosen, self.args.pool_size)):
+                    for numbers in self._pools({number: chosen[number] for number in taken}):
+                        pool = {number: chosen[number] for number in numbers}
+                        self._measure_within_memory(study, episode, pool, statistics, progress)
+                if study is not None:  # other workers' results
+                    progress.update(len(study.records()) - progress.n)
+            if isinstance(study, SharedStudy) and len(study.machines()) > 1:
+                logger.warning(
+                    "latencies of this study were measured on different machines; speed-ups are comparable where the "
+                    f"machines are: {'; '.join(sorted(study.machines()))}"
+                )
 
     def _pools(self, chosen: Mapping[int, Architecture]) -> list[list[int]]:
         """The candidates of an episode in groups that train together."""
@@ -397,7 +476,7 @@ class ArchitectureSearch:
         if self._from_main(study is not None and all(study.is_finished(number) for number in pool)):
             return
         candidates = self._from_main(self._time_candidates(study, episode, pool) if study is not None else None)
-        folder = self.folder / "episodes" / f"{episode:03d}-{min(pool):04d}-{max(pool):04d}"
+        folder = self.folder / "episodes" / f"{episode:03d}-{_span(pool)}"
         with self._clock("mini_kd"):
             callback = NASSearchCallback(
                 study,
@@ -447,7 +526,8 @@ class ArchitectureSearch:
             with self._clock("latency"):
                 measured = self.latencies.measure(missing)
             for number, latency in measured.items():
-                study.set_latency(number, (latency.median_ms, latency.iqr_ms, latency.teacher_ms))
+                machine = str(DeviceFingerprint.of(self.benchmark.device))
+                study.set_latency(number, (latency.median_ms, latency.iqr_ms, latency.teacher_ms), machine)
         candidates = []
         for number, architecture in pool.items():
             known = study.latency(number)
@@ -683,6 +763,27 @@ class ArchitectureSearch:
         _write_atomically(self.folder / COST_FILE, json.dumps(self.cost, indent=2))
 
 
+def _candidates(study: SearchStudy | None, episode: int) -> dict[int, Architecture] | None:
+    return study.candidates(episode) if study is not None else None
+
+
+def _take(study: SearchStudy | None, chosen: Mapping[int, Architecture], pool_size: int) -> list[int] | None:
+    """Candidates to train next; none when all have their result, None while other workers have what is left."""
+    if study is None:
+        return None
+    taken = study.take(chosen, pool_size)
+    return [] if taken is None else taken or None
+
+
+def _span(numbers: Collection[int]) -> str:
+    """A name for trials that are trained together."""
+    first, last = min(numbers), max(numbers)
+    gaps = (
+        "" if len(numbers) == last - first + 1 else "-" + hashlib.sha256(repr(sorted(numbers)).encode()).hexdigest()[:8]
+    )
+    return f"{first:04d}-{last:04d}{gaps}"
+
+
 def student_config(teacher: Teacher, architecture: Architecture) -> KDNASConfig:
     """Configuration of a student of a teacher: its shape, the teacher's vocabulary and special tokens."""
     tokenizer = teacher.tokenizer
@@ -744,6 +845,8 @@ def check_search(
     if configuration is not None:
         resolved = resolve_configuration(teacher, space, args, training_args, texts=None, extra=configuration)
         refuse_other_run(Path(training_args.output_dir or "runs"), resolved, resume=args.resume)
+        if args.storage is not None and training_args.process_index == 0:
+            open_storage(args.storage)
     return sorted({pair.teacher for mapping in mappings for pair in mapping})
 
 

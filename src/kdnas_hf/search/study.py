@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -22,7 +26,15 @@ STUDY_FILE = "study.db"
 LEDGER_FILE = "architectures.jsonl"
 LATENCY = "latency_ms"  # user attribute
 TRIAL_STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+MACHINE = "machine"  # user attribute: where the latency was measured
 RECORD = "record"  # user attribute that holds a finished trial's line of the ledger
+EARLIER = "earlier"  # user attribute of the study: how many trials at its front were taken over from another run
+EARLIER_EPISODE = -1
+CONFIGURATION = "configuration"  # user attribute of the study
+
+
+class StudyChangedError(RuntimeError):
+    """Another worker has made a trial where this one was about to."""
 
 
 class SearchStudy:
@@ -44,6 +56,9 @@ class SearchStudy:
         self.ledger = Ledger(self.folder / LEDGER_FILE)
         self.study = self._open()
         self._bring_into_step()
+
+    def close(self) -> None:
+        """End the work on the study."""
 
     # ---- opening ----
 
@@ -78,6 +93,9 @@ class SearchStudy:
     def _bring_into_step(self) -> None:
         """Add to the study what only the ledger has, and to the ledger what only the study has."""
         in_ledger = {record.number: record for record in self.ledger.read()}
+        earlier = sum(record.episode == EARLIER_EPISODE for record in in_ledger.values())
+        if earlier and EARLIER not in self.study.user_attrs:  # lost with a damaged study
+            self.study.set_user_attr(EARLIER, earlier)
         trials = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
         for number in range(max([*in_ledger, -1]) + 1):
             record = in_ledger.get(number)
@@ -101,14 +119,53 @@ class SearchStudy:
             constraints=self.budget.excess(record),
         )
 
+    def begin(self, earlier: Sequence[ArchitectureRecord] | None) -> None:
+        """Take over another run's results as the study's first trials, if it has not begun yet.
+
+        Args:
+            earlier: The results; None if none are to be taken over.
+
+        Raises:
+            ValueError: If results are to be taken over and the study has begun without any.
+        """
+        count = self.study.user_attrs.get(EARLIER, 0)
+        trials = len(self.study.get_trials(deepcopy=False))
+        if earlier is not None and not count:
+            if trials:
+                raise ValueError(
+                    f"warm_start: the search in output_dir={str(self.folder)!r} has begun without; choose another "
+                    "output_dir, or leave it out."
+                )
+            count = len(earlier)
+            self.study.set_user_attr(EARLIER, count)
+        if trials < count:
+            if earlier is None or len(earlier) != count:
+                raise ValueError(
+                    f"warm_start: {trials} of {count} architectures were taken over before this search was "
+                    "interrupted; start it with the same warm_start as before."
+                )
+            for number in range(trials, count):
+                record = replace(earlier[number], number=number, episode=EARLIER_EPISODE)
+                self.study.add_trial(self._trial_from(record))
+            self.ledger.set_to(self.records())
+        self.sampler.first_number = count
+
+    def keep_configuration(self, configuration: Mapping[str, Any]) -> None:
+        """Keep the search's configuration with the study, for searches that begin with its results."""
+        if CONFIGURATION not in self.study.user_attrs:
+            self.study.set_user_attr(CONFIGURATION, json.loads(json.dumps(configuration, default=str)))
+
     # ---- asking and telling ----
 
-    def candidates(self, episode: int) -> dict[int, Architecture]:
+    def candidates(self, episode: int) -> dict[int, Architecture] | None:
         """The candidates of an episode by trial number; those that the study does not have yet are chosen now.
 
         There are fewer than ``candidates_per_episode`` where the space is exhausted.
+
+        Raises:
+            StudyChangedError: If another process works on this study.
         """
-        first = episode * self.sampler.candidates_per_episode
+        first = self.sampler.first_number + episode * self.sampler.candidates_per_episode
         chosen: dict[int, Architecture] = {}
         for number in range(first, first + self.sampler.candidates_per_episode):
             trials = self.study.get_trials(deepcopy=False)
@@ -120,7 +177,10 @@ class SearchStudy:
             elif not self.sampler.available(self.study, number):
                 break
             else:
-                architecture = self._choose(self.study.ask())
+                trial = self.study.ask()
+                if trial.number != number:
+                    raise StudyChangedError(f"trial {trial.number} was made where {number} was expected.")
+                architecture = self._choose(trial)
             if architecture is not None:
                 chosen[number] = architecture
         return chosen
@@ -133,6 +193,10 @@ class SearchStudy:
         assert architecture is not None
         return architecture
 
+    def take(self, chosen: Mapping[int, Architecture], pool_size: int = 0) -> list[int] | None:
+        """Candidates of an episode to train next: all, unless all have their result; then None."""
+        return None if all(self.is_finished(number) for number in chosen) else list(chosen)
+
     def is_finished(self, number: int) -> bool:
         """Whether a trial has its result."""
         return self.study.get_trials(deepcopy=False)[number].state.is_finished()
@@ -142,9 +206,11 @@ class SearchStudy:
         values = self.study.get_trials(deepcopy=False)[number].user_attrs.get(LATENCY)
         return None if values is None else (values[0], values[1], values[2])
 
-    def set_latency(self, number: int, latency: tuple[float, float, float]) -> None:
+    def set_latency(self, number: int, latency: tuple[float, float, float], machine: str = "") -> None:
         """Keep a trial's latency: it is measured once, also if the mini-KD that follows is interrupted."""
-        self._reopen(number).set_user_attr(LATENCY, list(latency))
+        trial = self._reopen(number)
+        trial.set_user_attr(LATENCY, list(latency))
+        trial.set_user_attr(MACHINE, machine)
 
     def report(self, number: int, value: float, step: int) -> None:
         """Report the progress of a running trial: ``value`` (R²) after ``step`` optimizer steps."""
@@ -153,10 +219,15 @@ class SearchStudy:
         if step not in self.study.get_trials(deepcopy=False)[number].intermediate_values:
             trial.report(value, step)
 
-    def record(self, record: ArchitectureRecord) -> None:
-        """Tell a result to the study and write its line; it is on the disk when this returns."""
+    def record(self, record: ArchitectureRecord) -> bool:
+        """Tell a result to the study and write its line; it is on the disk when this returns.
+
+        Returns:
+            Whether it counts: this worker still had the candidate.
+        """
         self._tell(record)
         self.ledger.append(record)
+        return True
 
     def _tell(self, record: ArchitectureRecord) -> None:
         trial = self._reopen(record.number)
@@ -165,7 +236,8 @@ class SearchStudy:
             trial.set_constraint(name, excess)
         state = TRIAL_STATES[record.state]
         # what Optuna keeps of a pruned trial is what was reported last; its reward is in the record
-        self.study.tell(record.number, record.reward if state is TrialState.COMPLETE else None, state=state)
+        value = record.reward if state is TrialState.COMPLETE else None
+        self.study.tell(record.number, value, state=state, skip_if_finished=True)
 
     def _reopen(self, number: int) -> Trial:
         # Optuna has no public way to go on with a running trial of another process
@@ -175,16 +247,21 @@ class SearchStudy:
 
     def records(self) -> list[ArchitectureRecord]:
         """Everything measured, by trial number."""
-        return [
-            ArchitectureRecord.from_json(trial.user_attrs[RECORD])
-            for trial in self.study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and RECORD in trial.user_attrs
-        ]
+        return read_records(self.study)
 
     def best(self, count: int = 1) -> list[ArchitectureRecord]:
         """The feasible architectures of the highest reward that trained to the end, best first."""
         feasible = [r for r in self.records() if r.state == "complete" and self.budget.met_by(r)]
         return sorted(feasible, key=lambda r: -(r.reward or 0.0))[:count]
+
+
+def read_records(study: optuna.Study) -> list[ArchitectureRecord]:
+    """Everything that a study has measured, by trial number."""
+    return [
+        ArchitectureRecord.from_json(trial.user_attrs[RECORD])
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.is_finished() and RECORD in trial.user_attrs
+    ]
 
 
 def _check_integrity(path: Path) -> None:

@@ -55,10 +55,11 @@ class ArchitectureSampler(BaseSampler):
         self.space = space
         self.candidates_per_episode = candidates_per_episode
         self.seed = seed
+        self.first_number = 0  # trials before this one were taken over from another run
 
     def episode_of(self, number: int) -> int:
-        """Episode of a trial, counted from 0."""
-        return number // self.candidates_per_episode
+        """Episode of a trial, counted from 0; -1 for all that were taken over from another run."""
+        return max((number - self.first_number) // self.candidates_per_episode, -1)
 
     def measured_before(self, study: optuna.Study, episode: int) -> list[FrozenTrial]:
         """The members of the space that were measured in the episodes before this one."""

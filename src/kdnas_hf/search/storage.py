@@ -1,0 +1,176 @@
+"""Where workers keep the study that they share: a database server, or a journal on a shared disk."""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+JOURNAL = "journal:"
+PATIENCE_SECONDS = 600.0
+FIRST_PAUSE_SECONDS = 0.25
+CALLS = [name for name in dir(BaseStorage) if not name.startswith("_")]
+POSTGRESQL = re.compile(r"^postgres(ql)?://")
+
+
+class StorageError(RuntimeError):
+    """A storage that stayed away for longer than a worker waits."""
+
+
+class _Clock(threading.local):
+    """What a thread's calls of a storage have taken, and for how long it repeats one; in seconds."""
+
+    depth: int = 0
+    seconds: float = 0.0
+    patience: float | None = None  # less than that of other threads
+
+
+class MendedJournal(JournalFileBackend):
+    """Optuna's journal, without the half line that a machine left that died while it wrote.
+
+    To Optuna that line and the next one are one, which nobody can read.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append, after whole lines."""
+        with get_lock_file(self._lock), Path(self._file_path).open("rb+") as file:
+            size = file.seek(0, 2)
+            file.seek(max(size - 1, 0))
+            if size and file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        super().append_logs(logs)
+
+
+def public_storage(url: str) -> str:
+    """The address of a storage without its user and password."""
+    return re.sub(r"//[^/]*@", "//", re.sub(r"(password=)[^&\s]*", r"\1…", url))
+
+
+def check_storage(url: str) -> None:
+    """Check the form of a storage's address, without calling it.
+
+    Raises:
+        ValueError: If it is no address, or that of a file whose folder does not exist.
+    """
+    remedy = "write postgresql+psycopg://user@host/database, or journal:/shared/disk/study.log."
+    if url.startswith(JOURNAL):
+        path = Path(url.removeprefix(JOURNAL))
+        if not path.name or not path.parent.is_dir():
+            raise ValueError(f"storage={url!r}: there is no folder {str(path.parent)!r}; make it, or name another.")
+        return
+    try:
+        make_url(url).get_dialect()
+    except (ArgumentError, NoSuchModuleError):  # their messages may quote the address with its password
+        raise ValueError(f"storage={public_storage(url)!r} is no address of a database; {remedy}") from None
+
+
+def open_storage(url: str, patience: float = PATIENCE_SECONDS) -> BaseStorage:
+    """Open a storage whose every call is repeated while it is away.
+
+    Args:
+        url: ``postgresql+psycopg://user@host/database`` or another that SQLAlchemy knows, or ``journal:PATH``.
+        patience: After how many seconds of repeating a call gives up with a `StorageError`.
+
+    Raises:
+        ValueError: If it is no address, its driver is not installed, or it cannot be reached.
+    """
+    check_storage(url)
+    attempts = 6
+    for attempt in range(attempts):
+        try:
+            return _patient(_open(url), public_storage(url), patience)
+        except ImportError:
+            raise ValueError(
+                f"storage={public_storage(url)!r}: its driver is not installed; for PostgreSQL: "
+                "pip install 'kdnas_hf[postgresql]'."
+            ) from None
+        except (SQLAlchemyError, StorageInternalError, OSError) as error:
+            # also what several workers get that make the tables of a new database at once
+            if attempt == attempts - 1:
+                raise ValueError(
+                    f"storage={public_storage(url)!r} cannot be opened ({_reason(error)}); check that the server runs "
+                    "and takes this user, or that the disk can be written."
+                ) from None
+            time.sleep(0.1 * 2**attempt * (0.5 + random.random()))
+    raise AssertionError("unreachable")
+
+
+def _open(url: str) -> BaseStorage:
+    if url.startswith(JOURNAL):
+        return JournalStorage(MendedJournal(url.removeprefix(JOURNAL)))
+    url = POSTGRESQL.sub("postgresql+psycopg://", url)
+    # a pooled connection may be to a server that was restarted
+    arguments: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("postgresql+psycopg:"):
+        arguments["connect_args"] = {"connect_timeout": 10}
+    return get_storage(RDBStorage(url, engine_kwargs=arguments))
+
+
+def _patient(storage: BaseStorage, name: str, patience: float) -> BaseStorage:
+    """Make every call of a storage wait for it while it is away, and count the time."""
+    clock = _Clock()
+    for call in CALLS:
+        setattr(storage, call, _repeated(getattr(storage, call), clock, name, patience))
+    storage.clock = clock  # type: ignore[attr-defined]
+    return storage
+
+
+def _repeated(call: Callable[..., Any], clock: _Clock, name: str, patience: float) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def repeated(*args: Any, **kwargs: Any) -> Any:
+        started, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+        clock.depth += 1
+        try:
+            while True:
+                try:
+                    return call(*args, **kwargs)
+                except (SQLAlchemyError, StorageInternalError, OSError) as error:
+                    if clock.depth > 1 or not _is_away(error):
+                        raise
+                    limit = patience if clock.patience is None else clock.patience
+                    if time.monotonic() - started > limit:
+                        raise StorageError(
+                            f"storage={name!r} has been away for {limit:.0f} seconds ({_reason(error)}); start this "
+                            "worker again when it is back, with the same arguments."
+                        ) from None
+                    if pause == FIRST_PAUSE_SECONDS and clock.patience is None:
+                        logger.warning(f"storage={name!r} does not answer ({_reason(error)}); trying again.")
+                    pause = min(pause * 2, 30.0)
+                    time.sleep(pause * (0.5 + random.random() / 2))
+        finally:
+            clock.depth -= 1
+            if clock.depth == 0:
+                clock.seconds += time.monotonic() - started
+
+    return repeated
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether a call may succeed later; not so if what it says is wrong."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return isinstance(cause, OSError) or (
+        isinstance(cause, DBAPIError)
+        and type(cause).__name__ in ("OperationalError", "InterfaceError", "InternalError")
+    )
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    lines = str(getattr(cause, "orig", cause)).strip().splitlines() or [type(cause).__name__]
+    return public_storage(lines[0])
