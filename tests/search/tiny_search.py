@@ -2,7 +2,7 @@
 
 Latency is replaced by a function of the shape, so that two runs can be compared number by number.
 
-    python tests/search/tiny_search.py OUTPUT_DIR [controller] [seconds to sleep at each training step]
+    python tests/search/tiny_search.py OUTPUT_DIR [controller] [seconds to sleep at each training step] [per_layer]
 """
 
 import sys
@@ -32,6 +32,16 @@ SPACE = {
     "hidden_size": [8, 16],
     "intermediate_size": [16, 32],
     "hidden_act": ["gelu", "relu"],
+}
+
+# more than anyone goes through
+PER_LAYER_SPACE = SPACE | {
+    "per_layer": True,
+    "num_hidden_layers": [1, 2, 3, 4],
+    "num_attention_heads": [2, 4],
+    "hidden_size": [8, 12, 16],
+    "intermediate_size": [16, 24, 32],
+    "embedding_size": [None, 4],
 }
 
 
@@ -96,8 +106,10 @@ def tiny_search(folder, controller="lstm", pause=0.0, **kwargs):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     set_up_logging()
+    per_layer = sys.argv[4:] == ["per_layer"]
     tiny_search(
         sys.argv[1],
         controller=sys.argv[2] if len(sys.argv) > 2 else "lstm",
         pause=float(sys.argv[3]) if len(sys.argv) > 3 else 0.0,
+        **({"space": SearchSpace.from_dict(PER_LAYER_SPACE), "num_episodes": 2} if per_layer else {}),
     ).run()

@@ -1,5 +1,6 @@
 """How a student's shape is found."""
 
+from .architecture import Architecture
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
 from .configuration import training_configuration
@@ -16,7 +17,8 @@ from .ledger import ArchitectureRecord, Ledger
 from .report import pareto_front, recommend
 from .reward import REWARDS, Reward
 from .search import ArchitectureSearch, DistilledStudent, SearchError, SearchResult, check_search, student_config
-from .space import Architecture, SearchSpace
+from .space import SearchSpace
+from .student_arguments import StudentArguments
 from .study import SearchStudy
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "SearchResult",
     "SearchSpace",
     "SearchStudy",
+    "StudentArguments",
     "check_search",
     "make_controller",
     "pareto_front",

@@ -16,7 +16,9 @@ class SearchArguments:
     Defaults are those of KD-NAS as published, apart from the reward, which is calibrated for R².
     """
 
-    space: str = field(default="kdnas", metadata={"help": "Search space: a preset (kdnas, quickstart) or a YAML file."})
+    space: str = field(
+        default="kdnas", metadata={"help": "Search space: a preset (kdnas, per_layer, quickstart) or a YAML file."}
+    )
     controller: str = field(
         default="lstm",
         metadata={"help": "Who chooses candidates: lstm (published), bayesian, tpe, gp, nsga2 or random."},
@@ -65,6 +67,12 @@ class SearchArguments:
         metadata={
             "help": "Latency budgets, as how many times faster than the teacher. Given, the architecture of the "
             "highest R² within each is distilled on the full corpus, in place of the top_k."
+        },
+    )
+    trim_vocabulary: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave beside each student one with only the tokens of its training text, as <student>-trimmed."
         },
     )
     latency_backend: str = field(

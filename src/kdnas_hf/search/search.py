@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -47,6 +48,7 @@ from ..export import get_backend, require_runtime
 from ..latency import LatencyBenchmark
 from ..run_directory import check_writable, refuse_other_run, settle_configuration
 from ..students import KDNASConfig, KDNASModel, read_teacher_layers
+from ..students.vocabulary_trimming import check_trimmable
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
 from .configuration import resolve_configuration
@@ -208,7 +210,7 @@ class ArchitectureSearch:
             _check_length(
                 f"{name}_dataset has a text of {longest} tokens; truncate to max_length",
                 longest,
-                student_config(self.teacher, next(iter(self.space))),
+                student_config(self.teacher, example_of(self.space)),
             )
         features = cacheable_features(self.training_args, self.teacher, self.teacher_layers)
         for texts in (self.proxy_dataset, self.train_dataset):
@@ -306,7 +308,7 @@ class ArchitectureSearch:
         return list({record.number: record for record in best if record is not None}.values())
 
     def _search(self, study: SearchStudy | None, statistics: HiddenStateStatistics | None) -> None:
-        planned = min(self.args.num_episodes * self.args.candidates_per_episode, len(self.space))
+        planned = min(self.args.num_episodes * self.args.candidates_per_episode, self.space.size)
         with tqdm(
             total=planned,
             desc="search",
@@ -318,7 +320,7 @@ class ArchitectureSearch:
                 progress.set_description(f"episode {episode + 1}/{self.args.num_episodes}")
                 chosen = self._from_main(study.candidates(episode) if study is not None else None)
                 if not chosen:
-                    logger.info(f"all {len(self.space)} architectures of the space are measured.")
+                    logger.info(f"all {self.space.size} architectures of the space are measured.")
                     break
                 for numbers in self._pools(chosen):
                     pool = {number: chosen[number] for number in numbers}
@@ -705,10 +707,12 @@ def check_search(
 
     Raises:
         ImportError: If the backend whose latency counts is not installed.
-        ValueError: If a layer mapping does not fit, a latency cannot be measured, or the output directory holds
-            another run.
+        ValueError: If a layer mapping does not fit, a latency cannot be measured, a tokenizer that is to be trimmed
+            cannot be, or the output directory holds another run.
     """
     require_runtime(get_backend(args.latency_backend).runtime)
+    if args.trim_vocabulary:
+        check_trimmable(teacher.tokenizer)
     if "hidden_states" not in training_args.loss_weights:
         raise ValueError(
             f"losses={training_args.losses!r} leaves out hidden_states, but the reward of a search is made "
@@ -728,12 +732,17 @@ def check_search(
         for depth in space.num_hidden_layers
     ]
     sequence = args.latency_sequence_length
-    example = student_config(teacher, next(iter(space)))
+    example = student_config(teacher, example_of(space))
     _check_length(f"latency_sequence_length={sequence} is too long; choose", sequence, example)
     if configuration is not None:
         resolved = resolve_configuration(teacher, space, args, training_args, texts=None, extra=configuration)
         refuse_other_run(Path(training_args.output_dir or "runs"), resolved, resume=args.resume)
     return sorted({pair.teacher for mapping in mappings for pair in mapping})
+
+
+def example_of(space: SearchSpace) -> Architecture:
+    """Any member of a space."""
+    return space.sample(random.Random(0), 1)[0]
 
 
 def _check_length(complaint: str, tokens: int, config: KDNASConfig) -> None:

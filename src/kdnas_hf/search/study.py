@@ -93,7 +93,7 @@ class SearchStudy:
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if complete else TrialState.FAIL,
             value=record.reward if complete else None,
-            params=record.architecture.as_dict(),
+            params=self.sampler.space.encode(record.architecture),
             distributions=distributions(self.sampler.space),
             user_attrs={"episode": record.episode, RECORD: record.to_json()},
             constraints={"min_speedup": self.min_speedup - record.speedup},
