@@ -7,7 +7,7 @@ import pytest
 from test_controller import chosen
 
 from kdnas_hf.search import CONTROLLERS, Architecture, EpsilonSchedule, SearchSpace, make_controller
-from kdnas_hf.search.controllers import architecture_of, base, distributions
+from kdnas_hf.search.controllers import architecture_of, distributions
 from kdnas_hf.search.controllers.bayesian import ArchitectureFeatures
 
 SPACE = SearchSpace.from_dict(
@@ -26,7 +26,7 @@ SPACE = SearchSpace.from_dict(
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    monkeypatch.setattr(base, "POOL_SIZE", 400)
+    monkeypatch.setattr("kdnas_hf.search.space.POOL_SIZE", 400)
 
 
 def reward_of(architecture):
@@ -58,12 +58,12 @@ def test_the_space_is_too_large_to_enumerate():
 
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_candidates_are_members_none_twice_and_the_same_again_when_resumed(name):
-    whole = chosen(play(name, 8, seed=3, per_episode=4))
+    whole = chosen(play(name, 6, seed=3, per_episode=3))
     assert all(architecture in SPACE for architecture in whole)
-    assert len(set(whole)) == 8
+    assert len(set(whole)) == 6
     assert any(not architecture.is_homogeneous for architecture in whole)
-    cut = play(name, 4, seed=3, per_episode=4)
-    assert chosen(play(name, 8, seed=3, per_episode=4, study=cut)) == whole  # a new sampler, as in a new process
+    cut = play(name, 3, seed=3, per_episode=3)
+    assert chosen(play(name, 6, seed=3, per_episode=3, study=cut)) == whole  # a new sampler, as in a new process
 
 
 @pytest.mark.parametrize("name", ["bayesian", "lstm"])

@@ -228,6 +228,16 @@ def test_neighbours_differ_in_one_choice(values):
                 assert differing == (1 if space.per_layer else one.num_hidden_layers)
 
 
+def test_a_pool_is_the_whole_space_or_a_sample_and_the_neighbours_of_the_leaders():
+    small, huge = SearchSpace.from_dict(MIXED), SearchSpace.from_dict(HUGE)
+    assert small.pool(Random(0)) == small.architectures
+    leader = huge.sample(Random(0), 1)[0]
+    without, around = huge.pool(Random(1)), huge.pool(Random(1), [leader])
+    assert around[: len(without)] == without
+    assert 20 < len(around) - len(without) <= 50
+    assert len(set(around)) == len(around)
+
+
 @given(st.sampled_from(SearchSpace.from_dict(MIXED).sample(Random(2), 40)))
 def test_encoder_parameters_are_those_of_a_model_whose_layers_differ(architecture):
     model = KDNASModel(architecture.to_config(vocab_size=10))

@@ -23,6 +23,9 @@ __all__ = ["CHOICES", "PRESETS_FOLDER", "Architecture", "Choice", "SearchSpace"]
 PRESETS_FOLDER = Path(__file__).parent / "presets"
 BOUNDS = ("min_encoder_parameters", "max_encoder_parameters")
 MAX_ENUMERATED = 100_000
+# what is looked at in a space of more
+POOL_SIZE = 2000
+NEIGHBOURS = 50  # of each leader
 
 
 class Choice(NamedTuple):
@@ -317,6 +320,20 @@ class SearchSpace:
             if len(found) == count:
                 break
         return list(found)
+
+    def pool(self, random: Random, leaders: Sequence[Architecture] = ()) -> Sequence[Architecture]:
+        """Members to choose from: all, or of a space that has too many a sample, and neighbours of the leaders.
+
+        Args:
+            random: What is drawn from; of a space that can be enumerated nothing is.
+            leaders: Members that are worth a closer look.
+        """
+        if self.is_enumerable:
+            return self.architectures
+        members = self.sample(random, POOL_SIZE)
+        for leader in leaders:
+            members += self.neighbours(leader, random, NEIGHBOURS)
+        return list(dict.fromkeys(members))
 
     def with_dividing_heads(self, architecture: Architecture) -> Architecture:
         """The architecture with heads that divide its hidden size: the nearest of the space, by ratio."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -14,10 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..space import Architecture, SearchSpace
 
-# what a controller looks at in a space that is too large to look at every member
-POOL_SIZE = 2000
-LEADERS = 10
-NEIGHBOURS = 50  # of each leader
+LEADERS = 10  # the best so far, whose neighbours are in the pool of a large space
 
 
 def architecture_of(trial: FrozenTrial) -> Architecture | None:
@@ -81,22 +78,13 @@ class ArchitectureSampler(BaseSampler):
         return {architecture for architecture in taken if architecture is not None}
 
     def available(self, study: optuna.Study, trial_number: int) -> list[Architecture]:
-        """The members of the space that no other trial has taken; of a space that is too large, a pool of them.
-
-        The pool is a sample of the space and what differs in one choice from the best that were measured.
-        """
-        members = self.space if self.space.is_enumerable else self._pool(study, trial_number)
-        taken = self.taken(study, trial_number)
-        return [architecture for architecture in members if architecture not in taken]
-
-    def _pool(self, study: optuna.Study, trial_number: int) -> Iterable[Architecture]:
-        random = self.random_for("pool", trial_number)
-        members = self.space.sample(random, POOL_SIZE)
+        """The members of the space that no other trial has taken; of a large space, of a pool around the best."""
         measured = self.measured_before(study, self.episode_of(trial_number))
         measured.sort(key=lambda trial: (not is_feasible(trial), -value_of(trial), trial.number))
-        for trial in measured[:LEADERS]:
-            members += self.space.neighbours(Architecture.from_params(trial.params), random, NEIGHBOURS)
-        return dict.fromkeys(members)
+        leaders = [Architecture.from_params(trial.params) for trial in measured[:LEADERS]]
+        taken = self.taken(study, trial_number)
+        pool = self.space.pool(self.random_for("pool", trial_number), leaders)
+        return [architecture for architecture in pool if architecture not in taken]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: architectures are chosen jointly."""

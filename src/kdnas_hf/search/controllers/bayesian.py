@@ -92,7 +92,7 @@ def _scaled(values: Sequence[Any], chosen: Sequence[Any]) -> np.ndarray:
 class BayesianSampler(ArchitectureSampler):
     """Expected improvement of a Gaussian process, over every architecture of the space that is not taken.
 
-    Of a space that is too large, over a pool of them (see `ArchitectureSampler.available`).
+    Of a space that is too large, over a pool of them (see `SearchSpace.pool`).
 
     The first episode is spread over the space: each candidate is the one farthest from those before it. Later, rewards
     are regressed by a Gaussian process with a Matérn kernel, one length scale for each feature and a noise that is
