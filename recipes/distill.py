@@ -2,6 +2,7 @@
 
     accelerate launch recipes/distill.py recipes/configs/distill.yaml
     accelerate launch recipes/distill.py recipes/configs/distill.yaml --losses relations --output_dir runs/relations
+    accelerate launch recipes/distill.py recipes/configs/distill.yaml --num_attention_heads 4 6 6 --embedding_size 96
 
 Every field of the four argument classes is a flag and a key of the YAML file; flags win. Started again with the same
 arguments, it goes on from its last checkpoint. The student is left in ``student/``, what it explains of the teacher on
@@ -19,10 +20,10 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from kdnas_hf import (
-    Architecture,
     DataArguments,
     DistillationTrainer,
     DistillationTrainingArguments,
+    StudentArguments,
     TeacherArguments,
     TrainingSetup,
     check_writable,
@@ -47,16 +48,17 @@ logger = logging.get_logger("kdnas_hf.recipes.distill")
 
 def main(argv: list[str] | None = None) -> None:
     """Distil what the command line asks for."""
-    teacher_args, data_args, architecture, training_args = parse_arguments(
-        (TeacherArguments, DataArguments, Architecture, DistillationTrainingArguments), argv
+    teacher_args, data_args, student_args, training_args = parse_arguments(
+        (TeacherArguments, DataArguments, StudentArguments, DistillationTrainingArguments), argv
     )
+    architecture = student_args.architecture
     set_up_logging(is_main_process=training_args.process_index == 0)
     share_cpu_threads(training_args.cpu_threads)
     set_seed(training_args.seed)
     folder = Path(training_args.output_dir)
     configuration = {
         **asdict(teacher_args),
-        "student": asdict(architecture),
+        "student": architecture.as_dict(),
         "data": data_args.identity(),
         "training": training_configuration(training_args),
     }

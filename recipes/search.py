@@ -36,6 +36,7 @@ from kdnas_hf import (
     split_corpus,
     tokenize_corpus,
 )
+from kdnas_hf.hub import trim_students
 
 logger = logging.get_logger("kdnas_hf.recipes.search")
 
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     logger.info(
         f"teacher: {teacher.name}; texts: {len(splits.train):,} to train on, {len(splits.proxy):,} of them in the "
-        f"proxy set, {len(splits.heldout):,} held out; space: {len(space):,} architectures"
+        f"proxy set, {len(splits.heldout):,} held out; space: {space.size:,} architectures"
     )
 
     search = ArchitectureSearch(
@@ -91,7 +92,9 @@ def main(argv: list[str] | None = None) -> None:
         languages=languages_of(corpus),
         command=["accelerate", "launch", "recipes/search.py", *(sys.argv[1:] if argv is None else argv)],
     )
-    document_search(result, setup, search_args, training_args, space=len(space))
+    document_search(result, setup, search_args, training_args, space=space.size)
+    if search_args.trim_vocabulary:
+        trim_students(result, data_args, training_args.seed, setup.command)
     best = result.students[0]
     logger.info(
         f"best student: {best.architecture}, {best.speedup:.1f}x faster than its teacher "

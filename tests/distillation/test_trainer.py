@@ -14,6 +14,10 @@ SHAPES = {
     "small": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
     "deep": {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24},
     "wide": {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32},
+    "mixed": {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": [2, 4], "intermediate_size": [16, 32],
+        "hidden_act": ["relu", "gelu"], "embedding_size": 8,
+    },
 }  # fmt: skip
 
 
@@ -93,6 +97,28 @@ def test_a_student_learns_and_r2_says_so(teacher, train_texts, heldout_texts, tm
     assert after["eval_r2"] > max(before["eval_r2"], 0.02)
     assert {"eval_r2_layer_1", "eval_r2_layer_2", "eval_r2_layer_3"} <= set(after)
     assert after["eval_r2_layer_3"] == after["eval_r2"]
+
+
+@pytest.mark.parametrize("init", ["embeddings", "random", "teacher"])
+def test_a_student_with_smaller_embeddings_and_layers_that_differ_learns_and_loads(
+    init, teacher, train_texts, heldout_texts, tmp_path
+):
+    trainer = make(teacher, tmp_path, train_texts, heldout_texts, students=("mixed",), max_steps=60, student_init=init)
+    table = teacher.embeddings.table.clone()
+    before = weights(trainer, "mixed")
+    start = trainer.evaluate()["eval_r2"]
+    trainer.train()
+    assert trainer.evaluate()["eval_r2"] > start
+    assert torch.equal(teacher.embeddings.table, table)
+    after = weights(trainer, "mixed")
+    embeddings = [name for name in after if "embeddings.projection" in name or "word_embeddings" in name]
+    assert len(embeddings) == 2  # to the word embeddings' size, or a table of that size, and to the hidden size
+    assert not any(torch.equal(before[name], after[name]) for name in embeddings)
+    trainer.save_model(str(tmp_path / "student"))
+    loaded = AutoModel.from_pretrained(tmp_path / "student").eval()
+    assert loaded.get_input_embeddings().weight.shape == (teacher.dimensions.vocab_size, 8)
+    ids = torch.tensor([heldout_texts[0]["input_ids"]])
+    torch.testing.assert_close(loaded(ids)[0], trainer.pool.students["mixed"].eval()(ids)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_evaluation_is_the_loss_and_r2_of_all_heldout_tokens(teacher, train_texts, heldout_texts, tmp_path):

@@ -15,7 +15,14 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from kdnas_hf import Architecture, DataArguments, DistillationTrainingArguments, TeacherArguments, parse_arguments
+from kdnas_hf import (
+    Architecture,
+    DataArguments,
+    DistillationTrainingArguments,
+    StudentArguments,
+    TeacherArguments,
+    parse_arguments,
+)
 from tiny_teacher import make_texts
 
 ROOT = Path(__file__).parents[2]
@@ -59,13 +66,24 @@ def write(settings, folder, **changes):
 
 
 def test_the_configuration_of_the_recipe_parses():
-    _, data, architecture, training = parse_arguments(
-        (TeacherArguments, DataArguments, Architecture, DistillationTrainingArguments),
+    _, data, student, training = parse_arguments(
+        (TeacherArguments, DataArguments, StudentArguments, DistillationTrainingArguments),
         [str(ROOT / "recipes" / "configs" / "distill.yaml"), "--use_cpu", "true"],
     )
     assert data.dataset == ["embedded"]
-    assert str(architecture) == "3x288 heads 6 ffn 1024 gelu"
+    assert str(student.architecture) == "3x288 heads 6 ffn 1024 gelu"
     assert training.loss_weights == {"hidden_states": 1.0}
+
+
+def test_layers_may_differ_on_the_command_line_and_in_a_file(tmp_path):
+    file = tmp_path / "shape.yaml"
+    file.write_text("num_hidden_layers: 2\nhidden_size: 24\nnum_attention_heads: [2, 3]\nintermediate_size: 32\n")
+    (student,) = parse_arguments(
+        (StudentArguments,), [str(file), "--hidden_act", "relu", "gelu", "--embedding_size", "8"]
+    )
+    assert student.architecture == Architecture(2, (2, 3), 24, 32, ("relu", "gelu"), embedding_size=8)
+    with pytest.raises(ValueError, match=r"num_attention_heads=\[2, 3\] has 2 values for num_hidden_layers=3"):
+        parse_arguments((StudentArguments,), [str(file), "--num_hidden_layers", "3"])
 
 
 def test_it_leaves_a_student_that_loads_and_what_it_explains(recipe, settings, tmp_path):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from transformers import AutoModel, AutoTokenizer
 
@@ -86,6 +87,30 @@ def test_search_ends_with_a_student_that_loads_and_a_card(recipe, settings, tmp_
     recipe.main([write(settings, tmp_path), "--num_episodes", "1"])  # again, after its end
     assert (student / "evidence" / "latency.json").read_text() == before
     assert (student / "README.md").read_text() == card
+
+
+def test_a_student_with_the_tokens_of_its_text_is_left_beside_it(recipe, settings, tmp_path):
+    for path in (tmp_path / "texts").iterdir():  # text that has not all of the teacher's words
+        lines_of_words = [line.split() for line in path.read_text().splitlines()]
+        path.write_text("\n".join(" ".join(w for w in words if w[0] in "bdg") for words in lines_of_words))
+    config = write(settings, tmp_path, num_episodes=1)
+    recipe.main([config])
+    run = Path(settings["output_dir"])
+    assert not (run / "student-trimmed").exists()
+    recipe.main([config, "--trim_vocabulary", "true"])  # again, after its end
+    whole, trimmed = (AutoModel.from_pretrained(run / name) for name in ("student", "student-trimmed"))
+    tokenizer = AutoTokenizer.from_pretrained(run / "student-trimmed")
+    assert trimmed.config.vocab_size == len(tokenizer) < whole.config.vocab_size
+    text = "bap dat gup"
+    before = AutoTokenizer.from_pretrained(run / "student")(text, return_tensors="pt")
+    torch.testing.assert_close(trimmed(**tokenizer(text, return_tensors="pt"))[0], whole(**before)[0], rtol=0, atol=0)
+    measured = json.loads((run / "student-trimmed" / "evidence" / "compression.json").read_text())
+    assert measured["vocab_size"] == trimmed.config.vocab_size
+    assert measured["heldout_sentences"] == settings["heldout_sentences"]
+    assert not list(run.glob(".student*"))
+    written = (run / "student-trimmed" / "README.md").stat().st_mtime_ns
+    recipe.main([config, "--trim_vocabulary", "true"])
+    assert (run / "student-trimmed" / "README.md").stat().st_mtime_ns == written
 
 
 def launch(config, *arguments, environment=None):

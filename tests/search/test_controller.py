@@ -136,7 +136,7 @@ def test_an_architecture_that_misses_a_constraint_does_not_lead():
         layers = trial.params["num_hidden_layers"]
         trial.set_constraint("speedup", 1.0 if layers > 3 else -1.0)
         study.tell(trial, float(layers))
-    ranked = sampler._rank(2, study.get_trials(deepcopy=False))
+    ranked = sampler._rank(2, study.get_trials(deepcopy=False), list(SPACE))
     slow = [architecture.num_hidden_layers > 3 for architecture in ranked]
     assert sum(slow[: len(slow) // 4]) < sum(slow) / 4
 

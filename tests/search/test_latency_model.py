@@ -1,9 +1,11 @@
 """The regression of latency: it predicts what it has not seen, and says how well."""
 
+from random import Random
+
 import numpy as np
 import pytest
 
-from kdnas_hf.search import SearchSpace
+from kdnas_hf.search import Architecture, SearchSpace
 from kdnas_hf.search.latency_model import LatencyModel
 
 SPACE = SearchSpace.from_dict(
@@ -55,3 +57,18 @@ def test_an_activation_that_was_never_measured_is_taken_for_a_known_one():
 def test_one_architecture_is_too_few():
     with pytest.raises(ValueError, match="two architectures or more, not 1"):
         LatencyModel.fit(measured(1))
+
+
+def test_layers_that_differ_cost_the_sum_of_theirs():
+    space = SearchSpace.from_dict(SPACE.as_dict() | {"per_layer": True, "embedding_size": [None, 48]})
+
+    def cost(one):
+        alone = [
+            latency_of(Architecture(1, 4, one.hidden_size, inner, name)) - 0.5
+            for inner, name in zip(one.per_layer("intermediate_size"), one.per_layer("hidden_act"), strict=True)
+        ]
+        return 0.5 + sum(alone) + (0 if one.embedding_size is None else one.hidden_size * one.embedding_size / 1e6)
+
+    members = space.sample(Random(0), 80)
+    model = LatencyModel.fit({one: cost(one) for one in members[:40]})
+    assert model(members[40:]) == pytest.approx([cost(one) for one in members[40:]], rel=0.01)

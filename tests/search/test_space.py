@@ -1,5 +1,9 @@
 """The search space: choices, constraints, size and membership."""
 
+import json
+from collections import Counter
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,9 +91,176 @@ def test_impossible_spaces_are_refused_with_the_reason(change, message):
 def test_missing_choices_and_missing_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no choices for hidden_size"):
         SearchSpace.from_dict({k: v for k, v in TINY.items() if k != "hidden_size"})
-    with pytest.raises(ValueError, match="neither a preset \\(kdnas, quickstart\\)"):
+    with pytest.raises(ValueError, match="neither a preset \\(kdnas, per_layer, quickstart\\)"):
         SearchSpace.load("huge")
     path = tmp_path / "space.yaml"
     path.write_text("- 1\n")
     with pytest.raises(ValueError, match="must map choices to lists"):
         SearchSpace.load(str(path))
+
+
+# ---- layers that differ, and sizes of word embeddings ----
+
+MIXED = TINY | {
+    "per_layer": True,
+    "hidden_size": [8, 12],
+    "intermediate_size": [16, 24],
+    "hidden_act": ["gelu", "relu"],
+    "embedding_size": [None, 4, 8],
+}
+HUGE = MIXED | {"num_hidden_layers": [4, 8, 12], "intermediate_size": [8, 16, 24, 32]}
+
+
+def test_an_architecture_is_stored_in_one_way():
+    one = Architecture(2, (2, 2), 8, [16, 16], ["gelu", "gelu"], embedding_size=8)
+    assert one == Architecture(2, 2, 8, 16, "gelu")
+    assert hash(one) == hash(Architecture(2, 2, 8, 16, "gelu"))
+    assert Architecture(2, 2, 8, [16, 24]) != Architecture(2, 2, 8, [24, 16])
+    with pytest.raises(ValueError, match=r"intermediate_size=\[16, 24\] has 2 values for num_hidden_layers=3"):
+        Architecture(3, 2, 8, [16, 24])
+
+
+def test_an_architecture_is_shown_in_one_line():
+    one = Architecture(4, (4, 4, 6, 6), 288, (384, 768, 768, 384), "gelu", embedding_size=128)
+    assert str(one) == "4x288 heads 4,4,6,6 ffn 384,768,768,384 gelu emb 128"
+    assert str(Architecture(2, 2, 8, 16, ("gelu", "relu"))) == "2x8 heads 2 ffn 16 gelu,relu"
+
+
+@pytest.mark.parametrize("values", [TINY, MIXED])
+def test_counting_is_that_of_going_through(values):
+    for bounds in ({}, {"min_encoder_parameters": 900}, {"max_encoder_parameters": 1100}):
+        space = SearchSpace.from_dict(values | bounds)
+        members = list(space)
+        assert space.size == len(members) == len(set(members))
+        assert all(member in space for member in members)
+        sizes = [member.encoder_parameters for member in members]
+        assert space.parameter_range == (min(sizes), max(sizes))
+
+
+def test_embedding_sizes_are_none_or_smaller_than_the_states():
+    found = {(one.hidden_size, one.embedding_size) for one in SearchSpace.from_dict(MIXED)}
+    assert found == {(8, None), (8, 4), (12, None), (12, 4), (12, 8)}
+
+
+def test_a_space_without_per_layer_has_no_architecture_whose_layers_differ():
+    member = Architecture(2, 2, 8, 16, ("gelu", "relu"))
+    assert member in SearchSpace.from_dict(MIXED)
+    assert member not in SearchSpace.from_dict(MIXED | {"per_layer": False})
+
+
+@pytest.mark.parametrize("values", [TINY, TINY | {"embedding_size": [4, 8]}, MIXED, HUGE])
+def test_an_architecture_is_written_and_read_as_parameters_and_as_json(values):
+    space = SearchSpace.from_dict(values)
+    for one in space.sample(Random(0), 50):
+        params = space.encode(one)
+        assert list(params) == list(space.choices)
+        assert all(params[name] in options for name, options in space.choices.items())
+        assert Architecture.from_params(params) == one
+        assert Architecture(**json.loads(json.dumps(one.as_dict()))) == one
+
+
+def test_parameters_of_a_space_whose_layers_are_alike_are_its_fields():
+    """Searches of before go on."""
+    space = SearchSpace.from_dict(TINY)
+    assert list(space.choices) == [
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_size",
+        "intermediate_size",
+        "hidden_act",
+    ]
+    assert all(space.encode(one) == one.as_dict() for one in space)
+    assert space.as_dict() == TINY
+
+
+def test_choices_of_layers_beyond_the_depth_make_no_other_architecture():
+    space = SearchSpace.from_dict(MIXED)
+    params = space.encode(Architecture(1, 2, 8, 24, "relu"))
+    assert params["intermediate_size_2"] == 24
+    assert Architecture.from_params(params | {"intermediate_size_2": 16}) == Architecture(1, 2, 8, 24, "relu")
+
+
+def test_a_space_of_millions_is_drawn_from_but_not_gone_through():
+    space = SearchSpace.from_dict(HUGE | {"min_encoder_parameters": 5000})
+    assert space.size > 10**12
+    assert not space.is_enumerable
+    with pytest.raises(ValueError, match="too many to go through"):
+        list(space)
+    drawn = space.sample(Random(0), 500)
+    assert len(set(drawn)) == 500
+    assert all(one in space for one in drawn)
+    assert drawn == space.sample(Random(0), 500)
+    # neither the deepest nor those of medium size are all that is drawn
+    depths = [one.num_hidden_layers for one in drawn]
+    assert min(depths.count(depth) for depth in (8, 12)) > 100
+    assert {one.embedding_size for one in drawn} == {None, 4, 8}
+    low, high = space.parameter_range
+    assert min(one.encoder_parameters for one in drawn) < low + 0.1 * (high - low)
+    assert max(one.encoder_parameters for one in drawn) > high - 0.2 * (high - low)
+
+
+def test_draws_of_a_depth_and_a_size_are_equally_likely():
+    space = SearchSpace.from_dict(
+        TINY | {"per_layer": True, "num_hidden_layers": [2], "hidden_size": [12], "hidden_act": ["gelu"]}
+    )
+    counts = Counter(space._draw(Random(seed)) for seed in range(400))
+    assert len(counts) == space.size == 4
+    assert min(counts.values()) > 60
+
+
+@pytest.mark.parametrize("values", [TINY, MIXED, HUGE])
+def test_neighbours_differ_in_one_choice(values):
+    space = SearchSpace.from_dict(values)
+    random = Random(1)
+    for one in space.sample(random, 20):
+        found = space.neighbours(one, random, 10)
+        assert found
+        assert len(set(found)) == len(found)
+        for other in found:
+            assert other in space
+            assert other != one
+            changed = [name for name in ("num_hidden_layers", "hidden_size", "embedding_size")
+                       if getattr(other, name) != getattr(one, name)]  # fmt: skip
+            if not changed:
+                pairs = [pair for name in ("num_attention_heads", "intermediate_size", "hidden_act")
+                         for pair in zip(one.per_layer(name), other.per_layer(name), strict=True)]  # fmt: skip
+                differing = sum(a != b for a, b in pairs)
+                assert differing == (1 if space.per_layer else one.num_hidden_layers)
+
+
+def test_a_pool_is_the_whole_space_or_a_sample_and_the_neighbours_of_the_leaders():
+    small, huge = SearchSpace.from_dict(MIXED), SearchSpace.from_dict(HUGE)
+    assert small.pool(Random(0)) == small.architectures
+    leader = huge.sample(Random(0), 1)[0]
+    without, around = huge.pool(Random(1)), huge.pool(Random(1), [leader])
+    assert around[: len(without)] == without
+    assert 20 < len(around) - len(without) <= 50
+    assert len(set(around)) == len(around)
+
+
+@given(st.sampled_from(SearchSpace.from_dict(MIXED).sample(Random(2), 40)))
+def test_encoder_parameters_are_those_of_a_model_whose_layers_differ(architecture):
+    model = KDNASModel(architecture.to_config(vocab_size=10))
+    assert architecture.encoder_parameters == sum(p.numel() for p in model.encoder.parameters())
+    assert model.config.word_embedding_size == architecture.word_embedding_size
+
+
+def test_the_preset_whose_layers_differ_loads():
+    space = SearchSpace.load("per_layer")
+    assert space.size > 1_000_000
+    assert SearchSpace.from_dict(space.as_dict()) == space
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embedding_size": 128}, r"embedding_size=128 must be a list of choices; write \[128\]"),
+        ({"embedding_size": [0]}, "positive integers, or null"),
+        ({"embedding_size": [16]}, r"every embedding_size of \[16\] is larger than each hidden_size"),
+        ({"per_layer": "yes"}, "per_layer='yes' must be true or false"),
+        ({"max_encoder_parameters": 10}, "the bounds ask for 0 to 10"),
+    ],
+)
+def test_impossible_spaces_of_layers_that_differ_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        SearchSpace.from_dict({**MIXED, **change})

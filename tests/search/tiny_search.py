@@ -2,7 +2,8 @@
 
 Latency is replaced by a function of the shape, so that two runs can be compared number by number.
 
-    python tests/search/tiny_search.py OUTPUT_DIR [controller] [seconds to sleep at each training step] [storage]
+    python tests/search/tiny_search.py OUTPUT_DIR [controller] [seconds to sleep at each training step] [per_layer]
+    python tests/search/tiny_search.py OUTPUT_DIR controller seconds STORAGE
 """
 
 import sys
@@ -32,6 +33,16 @@ SPACE = {
     "hidden_size": [8, 16],
     "intermediate_size": [16, 32],
     "hidden_act": ["gelu", "relu"],
+}
+
+# more than anyone goes through
+PER_LAYER_SPACE = SPACE | {
+    "per_layer": True,
+    "num_hidden_layers": [1, 2, 3, 4],
+    "num_attention_heads": [2, 4],
+    "hidden_size": [8, 12, 16],
+    "intermediate_size": [16, 24, 32],
+    "embedding_size": [None, 4],
 }
 
 
@@ -104,6 +115,16 @@ def tiny_search(folder, controller="lstm", pause=0.0, callbacks=(), **kwargs):
     )
 
 
+def of_words(words):
+    """What a fourth word asks for: a space whose layers differ, or a worker of the study in a storage."""
+    if not words:
+        return {}
+    if words == ["per_layer"]:
+        return {"space": SearchSpace.from_dict(PER_LAYER_SPACE), "num_episodes": 2}
+    trained = Trained(Path(sys.argv[1]).with_suffix(".trained"))
+    return {"storage": words[0], "worker_timeout": 8.0, "callbacks": [trained]}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     set_up_logging()
@@ -111,13 +132,5 @@ if __name__ == "__main__":
         sys.argv[1],
         controller=sys.argv[2] if len(sys.argv) > 2 else "lstm",
         pause=float(sys.argv[3]) if len(sys.argv) > 3 else 0.0,
-        **(
-            {
-                "storage": sys.argv[4],
-                "worker_timeout": 8.0,
-                "callbacks": [Trained(Path(sys.argv[1]).with_suffix(".trained"))],
-            }
-            if len(sys.argv) > 4
-            else {}
-        ),
+        **of_words(sys.argv[4:]),
     ).run()

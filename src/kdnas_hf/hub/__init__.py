@@ -2,7 +2,7 @@
 
 from .arguments import CompressionArguments, PublishArguments
 from .card_callback import ModelCardCallback
-from .compression import compress_student
+from .compression import compress_student, trim_students
 from .document import document_distillation, document_export, document_search, languages_of
 from .evidence import (
     CompressionEvidence,
@@ -51,6 +51,7 @@ __all__ = [
     "render_card",
     "stage_student",
     "students_by_budget",
+    "trim_students",
     "write_model_card",
     "write_scores_into_card",
 ]

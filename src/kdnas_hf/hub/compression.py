@@ -15,6 +15,7 @@ from .. import students
 from ..data import DataArguments, count_tokens, load_corpus, split_corpus
 from ..export import load_with_head
 from ..package_versions import package_versions
+from ..search import SearchResult
 from ..students.output_agreement import compare_outputs
 from ..students.vocabulary_trimming import measure_unseen
 from .arguments import CompressionArguments
@@ -93,6 +94,37 @@ def compress_student(
     return evidence
 
 
+def trim_students(result: SearchResult, data_args: DataArguments, seed: int, command: Sequence[str] = ()) -> list[Path]:
+    """Beside each student of a search, one with only the tokens of the text that it was distilled on.
+
+    What is there already stays.
+
+    Args:
+        result: The search.
+        data_args: Its text.
+        seed: Its seed, so that the same sentences are held out.
+        command: The command that runs, for the cards.
+
+    Returns:
+        The directories of the smaller students.
+    """
+    targets = []
+    for student in result.students:
+        targets.append(target := result.folder / f"{student.path}-trimmed")
+        if target.exists():
+            continue
+        with tempfile.TemporaryDirectory(prefix=f".{student.path}-", dir=result.folder) as folder:
+            args = CompressionArguments(
+                student=str(result.folder / student.path),
+                output_dir=str(Path(folder) / target.name),
+                trim_to=data_args.dataset,
+                seed=seed,
+            )
+            compress_student(args, data_args, command)
+            (Path(folder) / target.name).rename(target)  # a directory of that name is always whole
+    return targets
+
+
 def _save(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
     """Save a student, and its tokenizer in the words that transformers 4 and 5 know."""
     student.save_pretrained(target)
@@ -113,4 +145,4 @@ def _weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
 
 
-__all__ = ["compress_student"]
+__all__ = ["compress_student", "trim_students"]

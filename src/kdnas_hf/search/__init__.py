@@ -1,5 +1,6 @@
 """How a student's shape is found."""
 
+from .architecture import Architecture
 from .arguments import SearchArguments
 from .budgets import LatencyBudget, parse_latency
 from .callback import Candidate, NASSearchCallback
@@ -21,8 +22,9 @@ from .report import pareto_front, recommend
 from .reward import REWARDS, Reward
 from .search import ArchitectureSearch, DistilledStudent, SearchError, SearchResult, check_search, student_config
 from .shared_study import SharedStudy
-from .space import Architecture, SearchSpace
+from .space import SearchSpace
 from .storage import StorageError
+from .student_arguments import StudentArguments
 from .study import SearchStudy
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "SearchStudy",
     "SharedStudy",
     "StorageError",
+    "StudentArguments",
     "SuccessiveHalving",
     "check_search",
     "make_controller",

@@ -20,7 +20,9 @@ class SearchArguments:
     which needs fewer candidates (docs/search.md).
     """
 
-    space: str = field(default="kdnas", metadata={"help": "Search space: a preset (kdnas, quickstart) or a YAML file."})
+    space: str = field(
+        default="kdnas", metadata={"help": "Search space: a preset (kdnas, per_layer, quickstart) or a YAML file."}
+    )
     controller: str = field(
         default="bayesian",
         metadata={"help": "Who chooses candidates: bayesian, lstm (published), tpe, gp, nsga2 or random."},
@@ -86,6 +88,12 @@ class SearchArguments:
     )
     latency_budgets: list[str] | None = field(
         default=None, metadata={"help": "The same as latencies on this machine, like 5ms 10ms."}
+    )
+    trim_vocabulary: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave beside each student one with only the tokens of its training text, as <student>-trimmed."
+        },
     )
     latency_backend: str = field(
         default="torch",

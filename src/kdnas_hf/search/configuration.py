@@ -34,6 +34,7 @@ TRAINING_FIELDS = (
 # how often candidates share a teacher pass, and how a run is started, changes no result
 NEUTRAL = (
     "resume",
+    "trim_vocabulary",  # after the search
     "pool_size",
     "max_pool_memory_gb",
     "global_train_batch_size",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ class ArchitectureLatencies:
             for name in ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
         }
         told = {
-            "student": asdict(architecture),
+            "student": architecture.as_dict(),
             "teacher": shape,
             "backend": self.backend.name,
             "input": [self.benchmark.batch_size, self.benchmark.sequence_length, self.benchmark.threads],

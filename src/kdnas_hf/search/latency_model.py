@@ -16,7 +16,8 @@ class LatencyModel:
     """Latency as the sum of what an encoder does, each kind of work with its own cost.
 
     In each layer: a constant (calls of kernels), projections (hidden²), both products of the feed-forward block (hidden
-    times intermediate), attention (hidden), and each activation (intermediate); and a constant for the whole. Costs are
+    times intermediate), attention (hidden), and each activation (intermediate), summed over layers that may differ. For
+    the whole: a constant, and the map from smaller word embeddings (embedding size times hidden). Costs are
     not negative, and are fitted so that relative errors are small (Lawson and Hanson's non-negative least squares).
 
     Attributes:
@@ -41,7 +42,7 @@ class LatencyModel:
         """
         if len(latencies_ms) < 2:
             raise ValueError(f"a regression of latency needs two architectures or more, not {len(latencies_ms)}.")
-        activations = tuple(sorted({architecture.hidden_act for architecture in latencies_ms}))
+        activations = tuple(sorted({name for one in latencies_ms for name in one.per_layer("hidden_act")}))
         terms = _terms(list(latencies_ms), activations)
         measured = np.array(list(latencies_ms.values()))
         errors = []
@@ -64,10 +65,13 @@ def _terms(architectures: Sequence[Architecture], activations: Sequence[str]) ->
     """Work of each kind, in thousands: ``(architectures, terms)``."""
     rows = []
     for one in architectures:
-        hidden, inner = one.hidden_size / 1000, one.intermediate_size / 1000
-        known = one.hidden_act if one.hidden_act in activations else activations[0]
-        layer = [1.0, hidden, hidden * hidden, hidden * inner, *(inner * (known == name) for name in activations)]
-        rows.append([1.0, *(one.num_hidden_layers * work for work in layer)])
+        hidden = one.hidden_size / 1000
+        inner = dict.fromkeys(activations, 0.0)
+        for neurons, name in zip(one.per_layer("intermediate_size"), one.per_layer("hidden_act"), strict=True):
+            inner[name if name in inner else activations[0]] += neurons / 1000
+        layers = [one.num_hidden_layers * work for work in (1.0, hidden, hidden * hidden)]
+        embedding = 0.0 if one.embedding_size is None else hidden * one.embedding_size / 1000
+        rows.append([1.0, *layers, hidden * sum(inner.values()), *inner.values(), embedding])
     return np.array(rows)
 
 

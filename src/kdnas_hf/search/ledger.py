@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,6 +48,10 @@ class ArchitectureRecord(JsonRecord):
     tokens: int
     seconds: float
     reward: float | None
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(asdict(self) | {"architecture": self.architecture.as_dict()}, allow_nan=False)
 
     @classmethod
     def _from_values(cls, values: dict[str, Any]) -> Self:

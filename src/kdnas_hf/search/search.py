@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -48,6 +49,7 @@ from ..export import get_backend, require_runtime
 from ..latency import DeviceFingerprint, LatencyBenchmark
 from ..run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration
 from ..students import KDNASConfig, KDNASModel, read_teacher_layers
+from ..students.vocabulary_trimming import check_trimmable
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
 from .configuration import resolve_configuration
@@ -214,7 +216,7 @@ class ArchitectureSearch:
             _check_length(
                 f"{name}_dataset has a text of {longest} tokens; truncate to max_length",
                 longest,
-                student_config(self.teacher, next(iter(self.space))),
+                student_config(self.teacher, example_of(self.space)),
             )
         features = cacheable_features(self.training_args, self.teacher, self.teacher_layers)
         for texts in (self.proxy_dataset, self.train_dataset):
@@ -385,7 +387,7 @@ class ArchitectureSearch:
 
     def _search(self, study: SearchStudy | None, statistics: HiddenStateStatistics | None) -> None:
         earlier = self._from_main(study.sampler.first_number if study is not None else 0)
-        planned = min(self.args.num_episodes * self.args.candidates_per_episode + earlier, len(self.space))
+        planned = min(self.args.num_episodes * self.args.candidates_per_episode + earlier, self.space.size)
         with tqdm(
             total=planned,
             desc="search",
@@ -397,7 +399,7 @@ class ArchitectureSearch:
                 progress.set_description(f"episode {episode + 1}/{self.args.num_episodes}")
                 chosen = self._when_ready(functools.partial(_candidates, study, episode))
                 if not chosen:
-                    logger.info(f"all {len(self.space)} architectures of the space are measured.")
+                    logger.info(f"all {self.space.size} architectures of the space are measured.")
                     break
                 while taken := self._when_ready(functools.partial(_take, study, chosen, self.args.pool_size)):
                     for numbers in self._pools({number: chosen[number] for number in taken}):
@@ -817,10 +819,12 @@ def check_search(
 
     Raises:
         ImportError: If the backend whose latency counts is not installed.
-        ValueError: If a layer mapping does not fit, a latency cannot be measured, or the output directory holds
-            another run.
+        ValueError: If a layer mapping does not fit, a latency cannot be measured, a tokenizer that is to be trimmed
+            cannot be, or the output directory holds another run.
     """
     require_runtime(get_backend(args.latency_backend).runtime)
+    if args.trim_vocabulary:
+        check_trimmable(teacher.tokenizer)
     if "hidden_states" not in training_args.loss_weights:
         raise ValueError(
             f"losses={training_args.losses!r} leaves out hidden_states, but the reward of a search is made "
@@ -840,7 +844,7 @@ def check_search(
         for depth in space.num_hidden_layers
     ]
     sequence = args.latency_sequence_length
-    example = student_config(teacher, next(iter(space)))
+    example = student_config(teacher, example_of(space))
     _check_length(f"latency_sequence_length={sequence} is too long; choose", sequence, example)
     if configuration is not None:
         resolved = resolve_configuration(teacher, space, args, training_args, texts=None, extra=configuration)
@@ -848,6 +852,11 @@ def check_search(
         if args.storage is not None and training_args.process_index == 0:
             open_storage(args.storage)
     return sorted({pair.teacher for mapping in mappings for pair in mapping})
+
+
+def example_of(space: SearchSpace) -> Architecture:
+    """Any member of a space."""
+    return space.sample(random.Random(0), 1)[0]
 
 
 def _check_length(complaint: str, tokens: int, config: KDNASConfig) -> None:

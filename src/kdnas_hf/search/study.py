@@ -113,7 +113,7 @@ class SearchStudy:
         return optuna.trial.create_trial(
             state=state,
             value=None if state is TrialState.FAIL else record.reward,
-            params=record.architecture.as_dict(),
+            params=self.sampler.space.encode(record.architecture),
             distributions=distributions(self.sampler.space),
             user_attrs={"episode": record.episode, RECORD: record.to_json()},
             constraints=self.budget.excess(record),

@@ -147,15 +147,25 @@ def trim_vocabulary(
 # ---- which tokens stay ----
 
 
-def _check(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    config = student.config
-    if config.model_type not in MODEL_TYPES:
-        raise ValueError(f"the student is a {config.model_type!r}; choose one of {', '.join(MODEL_TYPES)}.")
+def check_trimmable(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that tokens of a tokenizer can be left out.
+
+    Raises:
+        ValueError: If they cannot.
+    """
     if not tokenizer.is_fast:
         raise ValueError(
             f"{type(tokenizer).__name__} is no fast tokenizer, whose tokens could be left out; load it by "
             "AutoTokenizer.from_pretrained(…, use_fast=True)."
         )
+    TrimmableTokenizer(tokenizer.backend_tokenizer)
+
+
+def _check(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    config = student.config
+    if config.model_type not in MODEL_TYPES:
+        raise ValueError(f"the student is a {config.model_type!r}; choose one of {', '.join(MODEL_TYPES)}.")
+    check_trimmable(tokenizer)
     numbers = tokenizer.get_vocab().values()
     if max(numbers) >= config.vocab_size:
         raise ValueError(

@@ -12,18 +12,21 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from ..space import CHOICES, Architecture, SearchSpace
+from ..space import Architecture, SearchSpace
+
+LEADERS = 10  # the best so far, whose neighbours are in the pool of a large space
 
 
 def architecture_of(trial: FrozenTrial) -> Architecture | None:
     """The architecture of a trial, or None while it has none."""
-    if any(name not in trial.params for name in CHOICES):
+    try:
+        return Architecture.from_params(trial.params)
+    except KeyError:
         return None
-    return Architecture(**{name: trial.params[name] for name in CHOICES})
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """The space as Optuna's distributions: one categorical choice per dimension."""
+    """The space as Optuna's distributions: one categorical choice for each that is open."""
     return {name: CategoricalDistribution(values) for name, values in space.choices.items()}
 
 
@@ -69,11 +72,20 @@ class ArchitectureSampler(BaseSampler):
             if self.episode_of(trial.number) < episode and architecture_of(trial) in self.space
         ]
 
-    def available(self, study: optuna.Study, trial_number: int) -> list[Architecture]:
-        """The members of the space that no other trial has taken."""
+    def taken(self, study: optuna.Study, trial_number: int) -> set[Architecture]:
+        """The architectures of all other trials."""
         trials = study.get_trials(deepcopy=False)
         taken = {architecture_of(other) for other in trials if other.number != trial_number}
-        return [architecture for architecture in self.space if architecture not in taken]
+        return {architecture for architecture in taken if architecture is not None}
+
+    def available(self, study: optuna.Study, trial_number: int) -> list[Architecture]:
+        """The members of the space that no other trial has taken; of a large space, of a pool around the best."""
+        measured = self.measured_before(study, self.episode_of(trial_number))
+        measured.sort(key=lambda trial: (not is_feasible(trial), -value_of(trial), trial.number))
+        leaders = [Architecture.from_params(trial.params) for trial in measured[:LEADERS]]
+        taken = self.taken(study, trial_number)
+        pool = self.space.pool(self.random_for("pool", trial_number), leaders)
+        return [architecture for architecture in pool if architecture not in taken]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: architectures are chosen jointly."""
@@ -89,8 +101,8 @@ class ArchitectureSampler(BaseSampler):
         """
         available = self.available(study, trial.number)
         if not available:
-            raise RuntimeError(f"all {len(self.space)} architectures of the space are taken.")
-        return self.choose(study, trial, available).as_dict()
+            raise RuntimeError(f"all {self.space.size} architectures of the space are taken.")
+        return self.space.encode(self.choose(study, trial, available))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -104,5 +116,9 @@ class ArchitectureSampler(BaseSampler):
         return random.Random(int.from_bytes(digest[:8], "big"))
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, available: Sequence[Architecture]) -> Architecture:
-        """Choose among the architectures that are available: at random, in this class."""
-        return self.random_for("random", trial.number).choice(available)
+        """Choose an architecture that is available: at random, in this class."""
+        random = self.random_for("random", trial.number)
+        if self.space.is_enumerable and not self.space.per_layer:
+            return random.choice(available)
+        taken = self.taken(study, trial.number)
+        return next(one for one in self.space.sample(random, len(taken) + 1) if one not in taken)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
-from ..space import Architecture, SearchSpace
+from ..architecture import CHOICES, PER_LAYER_FIELDS, Architecture
+from ..space import SearchSpace
 from .base import ArchitectureSampler, architecture_of, is_feasible, value_of
 
 
 class ArchitectureFeatures:
     """Architectures as vectors: logarithms of what is a number, one indicator for each choice of what is a name.
 
-    Each number is scaled so that the choices of the space lie between 0 and 1; the last feature is the size of all
+    Each number is scaled so that the choices of the space lie between 0 and 1. What differs by layer is the mean over
+    layers, and how much higher it is in the second half of them than in the first. The last feature is the size of all
     layers together, which what a student learns and what it costs depend on most.
 
     Args:
@@ -29,9 +33,10 @@ class ArchitectureFeatures:
     """
 
     def __init__(self, space: SearchSpace) -> None:
-        self.choices = space.choices
-        sizes = np.log([architecture.encoder_parameters for architecture in space])
-        self._smallest, self._range = sizes.min(), max(np.ptp(sizes), 1e-9)
+        self.space = space
+        low, high = np.log(space.parameter_range)
+        self._smallest, self._range = low, max(high - low, 1e-9)
+        self._example = space.sample(Random(0), 1)
 
     def __call__(self, architectures: Sequence[Architecture]) -> np.ndarray:
         """Features.
@@ -39,21 +44,55 @@ class ArchitectureFeatures:
         Returns:
             ``(architectures, features)``.
         """
+        if not architectures:
+            return self(self._example)[:0]
         columns: list[Any] = []
-        for name, values in self.choices.items():
-            chosen = [getattr(architecture, name) for architecture in architectures]
-            if isinstance(values[0], str):
-                columns += [[float(one == value) for one in chosen] for value in values[1:]]
-            elif len(values) > 1:
-                low, high = np.log(min(values)), np.log(max(values))
-                columns.append((np.log(chosen) - low) / (high - low))
+        for name in CHOICES:
+            values = getattr(self.space, name)
+            if len(values) == 1:
+                continue
+            if self.space.per_layer and name in PER_LAYER_FIELDS:
+                columns += self._by_layer(values, [one.per_layer(name) for one in architectures])
+            else:
+                columns += _scaled(values, [getattr(one, name) for one in architectures]).T.tolist()
+        if len(self.space.embedding_size) > 1:
+            columns.append([one.word_embedding_size / one.hidden_size for one in architectures])
         sizes = np.log([architecture.encoder_parameters for architecture in architectures])
         columns.append((sizes - self._smallest) / self._range)
         return np.column_stack(columns)
 
+    def _by_layer(self, values: Sequence[Any], chosen: Sequence[Sequence[Any]]) -> list[list[float]]:
+        """Mean over layers, and second half less first, of each scaled value: ``(features, architectures)``."""
+        depths = np.array([len(one) for one in chosen])
+        layers = _scaled(values, [value for one in chosen for value in one])
+        firsts = np.cumsum(depths) - depths
+        means = np.add.reduceat(layers, firsts) / depths[:, None]
+        changes = np.add.reduceat(layers * np.concatenate([_change(depth) for depth in depths]), firsts)
+        return np.hstack([means, changes]).T.tolist()
+
+
+@cache
+def _change(depth: int) -> np.ndarray:
+    """What weighs layers so that their sum is the mean of the second half less that of the first: ``(depth, 1)``."""
+    half = depth // 2
+    weights = np.zeros((depth, 1))
+    if half:
+        weights[:half], weights[-half:] = -1 / half, 1 / half
+    return weights
+
+
+def _scaled(values: Sequence[Any], chosen: Sequence[Any]) -> np.ndarray:
+    """What was chosen of some values, as numbers between 0 and 1: ``(chosen, features)``."""
+    if isinstance(values[0], str):
+        return np.array([[float(one == value) for value in values[1:]] for one in chosen])
+    low, high = np.log(min(values)), np.log(max(values))
+    return ((np.log(chosen) - low) / (high - low))[:, None]
+
 
 class BayesianSampler(ArchitectureSampler):
     """Expected improvement of a Gaussian process, over every architecture of the space that is not taken.
+
+    Of a space that is too large, over a pool of them (see `SearchSpace.pool`).
 
     The first episode is spread over the space: each candidate is the one farthest from those before it. Later, rewards
     are regressed by a Gaussian process with a Matérn kernel, one length scale for each feature and a noise that is

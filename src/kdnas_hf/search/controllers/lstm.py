@@ -37,7 +37,7 @@ class RewardPredictor(nn.Module):
     """LSTM that reads three architectures and regresses a reward (KD-NAS, arXiv 2303.09639).
 
     It reads the sequence [best architecture of the previous episode, best so far, this architecture], each as the
-    embeddings of its choices, concatenated.
+    embeddings of its choices, concatenated. Choices for layers that an architecture does not have are padding.
 
     Args:
         space: The search space.
@@ -47,9 +47,10 @@ class RewardPredictor(nn.Module):
 
     def __init__(self, space: SearchSpace, embedding_size: int = 16, hidden_size: int = 64) -> None:
         super().__init__()
-        self.choices = space.choices
-        # index 0 stands for "none yet", before the first episode has ended
-        self.embeddings = nn.ModuleList(nn.Embedding(len(v) + 1, embedding_size) for v in self.choices.values())
+        self.space = space
+        self.choices = space.open_choices
+        # index 0 stands for "none": before the first episode has ended, and of a layer that is absent
+        self.embeddings = nn.ModuleList(nn.Embedding(len(one.values) + 1, embedding_size) for one in self.choices)
         self.lstm = nn.LSTM(embedding_size * len(self.choices), hidden_size, batch_first=True)
         self.head = nn.Linear(hidden_size, 1)
 
@@ -57,7 +58,11 @@ class RewardPredictor(nn.Module):
         """Indices of an architecture's choices, zeros for None."""
         if architecture is None:
             return [0] * len(self.choices)
-        return [values.index(getattr(architecture, name)) + 1 for name, values in self.choices.items()]
+        params = self.space.encode(architecture)
+        return [
+            0 if choice.is_absent(architecture) else choice.values.index(params[choice.name]) + 1
+            for choice in self.choices
+        ]
 
     def forward(self, sequences: torch.Tensor) -> torch.Tensor:
         """Predict rewards.
@@ -105,6 +110,7 @@ class LSTMSampler(ArchitectureSampler):
     ) -> None:
         super().__init__(space, candidates_per_episode, seed)
         self.epsilon = epsilon or EpsilonSchedule()
+        self._fitted: tuple[tuple[int, int], RewardPredictor] | None = None
         self._ranking: tuple[tuple[int, int], list[Architecture]] | None = None
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, available: Sequence[Architecture]) -> Architecture:
@@ -113,17 +119,32 @@ class LSTMSampler(ArchitectureSampler):
         measured = self.measured_before(study, episode)
         if not measured or self.random_for("epsilon", trial.number).random() < self.epsilon(episode):
             return super().choose(study, trial, available)
-        members = set(available)
-        return next(a for a in self._ranked(episode, measured) if a in members)
-
-    def _ranked(self, episode: int, measured: Sequence[FrozenTrial]) -> list[Architecture]:
-        """The whole space, best predicted reward first."""
+        if not self.space.is_enumerable:
+            return self._rank(episode, measured, available)[0]
         key = (episode, len(measured))
         if self._ranking is None or self._ranking[0] != key:
-            self._ranking = (key, self._rank(episode, measured))
-        return self._ranking[1]
+            self._ranking = (key, self._rank(episode, measured, self.space.architectures))
+        members = set(available)
+        return next(architecture for architecture in self._ranking[1] if architecture in members)
 
-    def _rank(self, episode: int, measured: Sequence[FrozenTrial]) -> list[Architecture]:
+    def _rank(
+        self, episode: int, measured: Sequence[FrozenTrial], architectures: Sequence[Architecture]
+    ) -> list[Architecture]:
+        """The architectures, best predicted reward first."""
+        predictor = self._predictor(episode, measured)
+        context = self._context(episode, measured, predictor)
+        with torch.no_grad(), _one_thread():
+            predicted = predictor(torch.tensor([[*context, predictor.encode(a)] for a in architectures]))
+        return [architectures[index] for index in predicted.argsort(descending=True, stable=True).tolist()]
+
+    def _predictor(self, episode: int, measured: Sequence[FrozenTrial]) -> RewardPredictor:
+        """Fitted once an episode, on what the episodes before it measured."""
+        key = (episode, len(measured))
+        if self._fitted is None or self._fitted[0] != key:
+            self._fitted = (key, self._fit(episode, measured))
+        return self._fitted[1]
+
+    def _fit(self, episode: int, measured: Sequence[FrozenTrial]) -> RewardPredictor:
         with torch.random.fork_rng(devices=[]), _one_thread():
             torch.manual_seed(self.random_for("predictor", episode).getrandbits(32))
             predictor = RewardPredictor(self.space)
@@ -140,11 +161,7 @@ class LSTMSampler(ArchitectureSampler):
             # rewards of one search lie close together: their order is what matters
             rewards = (rewards - rewards.mean()) / rewards.std(correction=0).clamp_min(1e-6)
             predictor.fit(torch.tensor(sequences), rewards)
-        context = self._context(episode, measured, predictor)
-        everything = list(self.space)
-        with torch.no_grad():
-            predicted = predictor(torch.tensor([[*context, predictor.encode(a)] for a in everything]))
-        return [everything[index] for index in predicted.argsort(descending=True, stable=True).tolist()]
+        return predictor
 
     def _context(self, episode: int, measured: Sequence[FrozenTrial], predictor: RewardPredictor) -> list[list[int]]:
         """Best architecture of the previous episode, and best so far, as an episode starts."""

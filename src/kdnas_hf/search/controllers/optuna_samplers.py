@@ -47,7 +47,7 @@ class OptunaSampler(ArchitectureSampler):
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, available: Sequence[Architecture]) -> Architecture:
         """Draw until the architecture is available."""
-        members = set(available)
+        taken = self.taken(study, trial.number)
         space = distributions(self.space)
         for attempt in range(self.attempts):
             # a fresh sampler: its choice must not depend on draws that a killed process made
@@ -57,7 +57,9 @@ class OptunaSampler(ArchitectureSampler):
             for name, distribution in space.items():
                 if name not in params:
                     params[name] = sampler.sample_independent(study, trial, name, distribution)
-            architecture = Architecture(**params)
-            if architecture in members:
+            architecture = Architecture.from_params(params)
+            if self.space.per_layer:  # hardly any draw has heads that divide in every layer
+                architecture = self.space.with_dividing_heads(architecture)
+            if architecture in self.space and architecture not in taken:
                 return architecture
         return super().choose(study, trial, available)
