@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from kdnas_hf import Architecture, SearchSpace
 from kdnas_hf.search import REWARDS, EpsilonSchedule, LatencyBudget, Reward, SearchArguments, make_controller
 from kdnas_hf.search.controllers import ArchitectureSampler, architecture_of
+from kdnas_hf.search.reward import earlier_step
 from kdnas_hf.search.space import CHOICES
 
 TABLE = Path(__file__).with_name("architecture_table.csv")
@@ -79,6 +80,14 @@ def contestants(per_episode: int) -> dict[str, Contestant]:
     }
 
 
+def promised_loss(row: Mapping[str, str], step: int, max_steps: int, reward: Reward) -> float:
+    """L of the reward as it looked after a step of the mini-KD; as measured where the curve was not read before it."""
+    loss, earlier = float(row[f"loss_{step}"]), earlier_step(step)
+    if f"loss_{earlier}" not in row:
+        return loss
+    return reward.extrapolate(float(row[f"loss_{earlier}"]), loss, earlier, step, max_steps)
+
+
 def read_table(path: Path, reward: Reward) -> dict[Architecture, Measured]:
     """What was measured of each architecture with the first seed of the mini-KD."""
     with path.open(newline="", encoding="utf-8") as file:
@@ -90,8 +99,7 @@ def read_table(path: Path, reward: Reward) -> dict[Architecture, Measured]:
         if int(row["seed"]) != first:
             continue
         numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
-        early, last = float(row[f"loss_{steps[0]}"]), float(row[f"loss_{steps[-1]}"])
-        loss = reward.extrapolate(early, last, steps[0], steps[-1])
+        loss = promised_loss(row, steps[-1], steps[-1], reward)
         latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
         architecture = Architecture(**numbers)  # type: ignore[arg-type]
         measured[architecture] = Measured(reward(loss, latency, teacher), latency, teacher / latency)

@@ -22,10 +22,10 @@ import optuna
 from optuna.trial import TrialState
 from tqdm.auto import tqdm
 
-from controllers import SPACE, TABLE, quartiles
+from controllers import SPACE, TABLE, promised_loss, quartiles
 from kdnas_hf import Architecture, SearchSpace
 from kdnas_hf.search import REWARDS, LatencyBudget, Reward, SearchArguments, make_controller
-from kdnas_hf.search.controllers import architecture_of
+from kdnas_hf.search.controllers import REWARD, architecture_of
 from kdnas_hf.search.halving import SuccessiveHalving
 from kdnas_hf.search.space import CHOICES
 
@@ -68,12 +68,7 @@ def read_curves(path: Path, reward: Reward) -> dict[Architecture, Curve]:
         if int(row["seed"]) != first:
             continue
         latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
-        rewards = {}
-        for step in steps:
-            loss = reward.extrapolate(
-                float(row[f"loss_{steps[0]}"]), float(row[f"loss_{step}"]), steps[0], step, steps[-1]
-            )
-            rewards[step] = reward(loss, latency, teacher)
+        rewards = {step: reward(promised_loss(row, step, steps[-1], reward), latency, teacher) for step in steps}
         numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
         architecture = Architecture(**numbers)  # type: ignore[arg-type]
         curves[architecture] = Curve(rewards, int(row["tokens"]), latency, teacher / latency)
@@ -117,6 +112,7 @@ def replay(
             for limit, excess in budget.excess(curve).items():
                 trials[name].set_constraint(limit, excess)
             if name in stopped:
+                trials[name].set_user_attr(REWARD, curve.rewards[step])
                 study.tell(trials[name], state=TrialState.PRUNED)
             else:
                 study.tell(trials[name], curve.rewards[step])

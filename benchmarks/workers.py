@@ -16,6 +16,7 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -48,7 +49,11 @@ def measure(workers: int, args: argparse.Namespace, folder: Path) -> dict[str, A
         core = cores[index % len(cores)]
         processes.append(
             subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, preexec_fn=lambda c=core: os.sched_setaffinity(0, {c})
+                command,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                preexec_fn=functools.partial(os.sched_setaffinity, 0, {core}),
             )
         )
     first, last, measured = None, time.monotonic(), 0

@@ -33,22 +33,23 @@ def test_alpha_says_what_a_doubling_of_speed_may_cost():
     assert reward(1 - 0.4 * 2**-0.5, 5, 40) == pytest.approx(reward(1 - 0.4, 10, 40))
 
 
-def test_the_learning_curve_goes_on_as_a_line_over_log_steps():
-    reward = Reward(alpha=0.0, horizon=16)
-    # 0.8 after 25 steps, 0.7 after 100: as much again with every four times the steps, twice until 1,600
-    assert reward.extrapolate(0.8, 0.7, 25, 100) == pytest.approx(0.5)
-    assert reward.extrapolate(0.7, 0.75, 25, 100) == pytest.approx(0.85)  # one that gets worse
-    assert reward.extrapolate(0.9, 0.3, 25, 100) == 0  # no better than the teacher
+def test_the_learning_curve_goes_on_as_a_power_of_the_steps():
+    reward = Reward(alpha=0.0, horizon=8)
+    # 0.8 after 50 steps, 0.72 after 100: nine tenths with every doubling, three of them until 800
+    assert reward.extrapolate(0.8, 0.72, 50, 100) == pytest.approx(0.72 * 0.9**3)
+    assert reward.extrapolate(0.8, 0.72, 50, 100, max_steps=200) == pytest.approx(0.72 * 0.9**4)  # on the way
+    assert reward.extrapolate(0.7, 0.77, 50, 100) == pytest.approx(0.77 * 1.1**3)  # one that gets worse
+    assert 0 < reward.extrapolate(0.9, 0.1, 50, 100) < 0.001  # no better than the teacher
 
 
 def test_what_cannot_be_extrapolated_is_taken_as_measured():
-    assert Reward(alpha=0.0).extrapolate(0.8, 0.7, 25, 100) == 0.7  # horizon 1, as published
+    assert Reward(alpha=0.0).extrapolate(0.8, 0.7, 50, 100) == 0.7  # horizon 1, as published
     assert Reward(alpha=0.0, horizon=10).extrapolate(0.7, 0.7, 1, 1) == 0.7  # a single step
     assert REWARDS["published"].horizon == 1
 
 
-@pytest.mark.parametrize(("steps", "earlier"), [(1, 1), (3, 1), (100, 25), (225, 56)])
-def test_the_curve_is_read_first_after_a_quarter(steps, earlier):
+@pytest.mark.parametrize(("steps", "earlier"), [(1, 1), (3, 1), (100, 50), (225, 112)])
+def test_the_curve_is_followed_from_its_last_doubling(steps, earlier):
     assert earlier_step(steps) == earlier
 
 

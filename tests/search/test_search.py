@@ -107,7 +107,7 @@ def test_report_names_the_front_the_recommendations_and_the_cost(finished):
 def test_report_predicts_what_was_not_measured(finished):
     report = (finished.folder / "report.md").read_text()
     section = report.split("## What was not measured")[1].split("\n## ")[0]
-    assert f"the other {len(SearchSpace.from_dict(SPACE)) - 9} architectures" in section
+    assert f"say of {len(SearchSpace.from_dict(SPACE)) - 9} architectures, the others, that these" in section
     measured = {str(record.architecture) for record in finished.records}
     named = [line.split(" | ")[0].removeprefix("| ") for line in section.splitlines() if line.startswith("| ")][2:]
     assert len(named) == min(5, len(SearchSpace.from_dict(SPACE)) - 9)
@@ -350,11 +350,13 @@ def test_the_reward_is_made_of_the_loss_after_ten_times_the_tokens(finished, tmp
         assert before.architecture == after.architecture
         assert before.r2 == pytest.approx(after.r2, rel=1e-4)
         curve = curves[after.number]
-        first, last = min(curve), max(curve)
-        assert first == earlier_step(last) < last
-        gain = (curve[last] - curve[first]) / math.log(last / first) * math.log(10)
+        last = max(curve)
+        first = earlier_step(last)
+        assert 1 <= first < last
+        times = math.log(10) / math.log(last / first)
         # of the standardised loss, which is 1 - R² but for the sampling of the variance
-        assert before.loss - after.loss == pytest.approx(gain, rel=0.2, abs=0.01)
+        expected = (1 - curve[last]) * ((1 - curve[last]) / (1 - curve[first])) ** times
+        assert after.loss == pytest.approx(expected, rel=0.02)
 
 
 def test_a_corpus_whose_states_do_not_fit_is_refused_before_the_search(tmp_path):
@@ -400,6 +402,38 @@ def test_a_pool_that_runs_out_of_memory_is_halved_and_measures_the_same(finished
     for one, many in zip(outcome(tmp_path), outcome(finished.folder), strict=True):
         assert one[:2] == many[:2]
         assert one[2:] == pytest.approx(many[2:], rel=1e-4)
+
+
+def test_what_a_smaller_pool_measured_before_an_interruption_is_not_trained_again(tmp_path, monkeypatch):
+    from kdnas_hf import DistillationTrainer
+
+    train = DistillationTrainer.train
+    pools = []
+
+    def short_of_memory_and_then_killed(self, *args, **kwargs):
+        pools.append(list(self.pool.members))
+        if len(self.pool.members) > 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+        if len(pools) > 3:
+            raise KeyboardInterrupt
+        return train(self, *args, **kwargs)
+
+    def listening(self, *args, **kwargs):
+        pools.append(list(self.pool.members))
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "train", short_of_memory_and_then_killed)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_search(tmp_path, num_episodes=1).run()
+    monkeypatch.setattr(DistillationTrainer, "train", listening)
+    tiny_search(tmp_path, num_episodes=1).run()
+    assert pools[:5] == [
+        ["trial_0", "trial_1", "trial_2"],
+        ["trial_0", "trial_1"],
+        ["trial_0"],
+        ["trial_1"],
+        ["trial_1", "trial_2"],
+    ]
 
 
 def test_a_candidate_that_does_not_fit_alone_has_failed_and_the_others_go_on(tmp_path, monkeypatch):

@@ -20,8 +20,8 @@ from ..evaluation.report import plot_scores
 from ..evaluation.results import STUDENT
 from ..export.backends import ONNX_FOLDER, OPENVINO_FOLDER
 from ..markdown_table import markdown_table
+from ..search.front import pareto_front
 from ..search.report import PLOT_FILE as PARETO_PLOT
-from ..search.report import pareto_front
 from ..version import __version__
 from .eval_results import model_index, write_eval_results
 from .evidence import (

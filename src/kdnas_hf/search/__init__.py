@@ -15,10 +15,11 @@ from .controllers import (
     RewardPredictor,
     make_controller,
 )
+from .front import FrontUncertainty, front_uncertainty, pareto_front
 from .halving import SuccessiveHalving
 from .latency_model import LatencyModel
 from .ledger import ArchitectureRecord, Ledger
-from .report import pareto_front, recommend
+from .report import recommend
 from .reward import REWARDS, Reward
 from .search import ArchitectureSearch, DistilledStudent, SearchError, SearchResult, check_search, student_config
 from .shared_study import SharedStudy
@@ -38,6 +39,7 @@ __all__ = [
     "Candidate",
     "DistilledStudent",
     "EpsilonSchedule",
+    "FrontUncertainty",
     "LSTMSampler",
     "LatencyBudget",
     "LatencyModel",
@@ -56,6 +58,7 @@ __all__ = [
     "StudentArguments",
     "SuccessiveHalving",
     "check_search",
+    "front_uncertainty",
     "make_controller",
     "pareto_front",
     "parse_latency",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..export.backends import get_backend
 from .budgets import LatencyBudget, parse_budgets, parse_latency
-from .controllers import CONTROLLERS, EpsilonSchedule
+from .controllers import CONTROLLERS, PARETO_CONTROLLERS, EpsilonSchedule
 from .halving import SuccessiveHalving
 from .reward import REWARDS, Reward
 from .storage import check_storage
@@ -22,6 +22,13 @@ class SearchArguments:
 
     space: str = field(
         default="kdnas", metadata={"help": "Search space: a preset (kdnas, per_layer, quickstart) or a YAML file."}
+    )
+    objective: str = field(
+        default="reward",
+        metadata={
+            "help": "What controllers are after: the highest reward, or the pareto front of quality and latency. The "
+            "reward chooses the student in either case, unless budgets do."
+        },
     )
     controller: str = field(
         default="bayesian",
@@ -135,6 +142,16 @@ class SearchArguments:
     def __post_init__(self) -> None:
         if self.controller not in CONTROLLERS:
             raise ValueError(f"controller={self.controller!r} is unknown; choose from {', '.join(CONTROLLERS)}.")
+        if self.objective not in ("reward", "pareto"):
+            raise ValueError(f"objective={self.objective!r} is unknown; choose from reward, pareto.")
+        if self.objective == "pareto":
+            if self.controller not in PARETO_CONTROLLERS:
+                raise ValueError(
+                    f"controller={self.controller!r} is after one reward; with objective='pareto' choose from "
+                    f"{', '.join(PARETO_CONTROLLERS)}."
+                )
+            if self.halving_rungs is not None:
+                raise ValueError("halving_rungs compares rewards; leave it out with objective='pareto'.")
         if self.reward not in REWARDS:
             raise ValueError(f"reward={self.reward!r} is unknown; choose from {', '.join(REWARDS)}.")
         try:

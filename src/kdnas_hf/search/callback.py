@@ -58,9 +58,9 @@ class Candidate:
 class NASSearchCallback(TrainerCallback):
     """Reports the progress of each candidate to its trial, and records what was measured when the mini-KD ends.
 
-    The trainer evaluates at the end of each epoch and after the last step, because this callback asks for it; after a
-    share of the steps, where the reward extrapolates the learning curve; and at each rung of successive halving, where
-    the lesser candidates are dropped from the pool. Only the main process writes.
+    The trainer evaluates at the end of each epoch and after the last step, because this callback asks for it; at each
+    rung of successive halving, where the lesser candidates are dropped from the pool; and half-way to each of these,
+    where the reward extrapolates the learning curve. Only the main process writes.
 
     Args:
         study: The study; None in processes other than the main one.
@@ -101,9 +101,11 @@ class NASSearchCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Ask for an evaluation after the last step, at each rung, and for the earlier one that the reward may need."""
-        earlier = self.reward.horizon > 1 and state.global_step == earlier_step(state.max_steps)
-        if earlier or state.global_step in self._rungs(state) or state.global_step >= state.max_steps:
+        """Ask for an evaluation after the last step, at each rung, and half-way there where the reward needs it."""
+        wanted = {*self._rungs(state), state.max_steps}
+        if self.reward.horizon > 1:
+            wanted |= {earlier_step(step) for step in wanted}
+        if state.global_step in wanted:
             control.should_evaluate = True
         return control
 
@@ -179,7 +181,7 @@ class NASSearchCallback(TrainerCallback):
     def _loss(self, name: str, step: int) -> float | None:
         """L of a candidate's reward, as it looks after ``step``; None if it was dropped or is not finite."""
         loss = self._metric(self._readings.get(step, {}), name, self.reward.metric)
-        earlier = earlier_step(self._max_steps)
+        earlier = earlier_step(step)
         earlier_loss = self._metric(self._readings.get(earlier, {}), name, self.reward.metric)
         if loss is None or earlier_loss is None:
             return loss

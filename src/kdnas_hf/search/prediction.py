@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 from scipy.stats import norm
 
+from .budgets import UNLIMITED, LatencyBudget
+from .controllers.base import LEADERS
 from .controllers.bayesian import ArchitectureFeatures, GaussianProcess
 from .latency_model import LatencyModel
 from .ledger import ArchitectureRecord
@@ -36,10 +39,15 @@ class PredictedArchitecture:
     teacher_latency_ms: float
     chance: float
 
+    @property
+    def speedup(self) -> float:
+        """How many times faster than the teacher it is expected to be."""
+        return self.teacher_latency_ms / self.latency_ms
+
 
 @dataclass(frozen=True)
 class SpacePrediction:
-    """Predictions for every architecture of a space that was not measured.
+    """Predictions for the architectures of a space that were not measured: for all, if they can be gone through.
 
     Attributes:
         architectures: The highest expected reward first.
@@ -50,12 +58,17 @@ class SpacePrediction:
     latency_error: float
 
 
-def predict_space(space: SearchSpace, records: Sequence[ArchitectureRecord], seed: int = 0) -> SpacePrediction | None:
+def predict_space(
+    space: SearchSpace, records: Sequence[ArchitectureRecord], budget: LatencyBudget = UNLIMITED, seed: int = 0
+) -> SpacePrediction | None:
     """Predict rewards by a Gaussian process, and latencies by regression, from what a search measured.
+
+    For every architecture of the space; where it has too many, for a sample of them and neighbours of the best.
 
     Args:
         space: The search space.
         records: What was measured.
+        budget: Architectures that are expected to miss it are left out.
         seed: Of the fit.
 
     Returns:
@@ -71,7 +84,8 @@ def predict_space(space: SearchSpace, records: Sequence[ArchitectureRecord], see
     teacher_ms = float(np.median([record.teacher_latency_ms for record in records]))
     latency = LatencyModel.fit({record.architecture: teacher_ms / record.speedup for record in records})
     measured = {record.architecture for record in records}
-    others = [architecture for architecture in space if architecture not in measured]
+    leaders = sorted(complete, key=lambda one: -(complete[one].reward or 0.0))[:LEADERS]
+    others = [one for one in space.pool(Random(seed), leaders) if one not in measured]
     if not others:
         return SpacePrediction([], latency.error)
     means, deviations = process.predict(features(others))
@@ -82,4 +96,5 @@ def predict_space(space: SearchSpace, records: Sequence[ArchitectureRecord], see
             others, means, deviations, latency(others), chances, strict=True
         )
     ]
-    return SpacePrediction(sorted(found, key=lambda one: -one.reward), latency.error)
+    able = [one for one in found if budget.met_by(one)]
+    return SpacePrediction(sorted(able, key=lambda one: -one.reward), latency.error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ..markdown_table import markdown_table
 from .arguments import SearchArguments
 from .budgets import LatencyBudget
+from .front import FrontUncertainty, front_uncertainty, pareto_front
+from .importance import importances
 from .ledger import ArchitectureRecord
+from .plots import plot_front, plot_learning_curves
 from .prediction import predict_space
 from .reward import Reward
 from .space import SearchSpace
@@ -22,19 +24,12 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.md"
 PLOT_FILE = "pareto.png"
+CURVES_FILE = "learning_curves.png"
+LIKELY = 0.5  # chance from which what is not on the front is named with it
+CHOICES_SHOWN = 12
 PREDICTED = 5  # unmeasured architectures that the report names
 RECOMMENDATIONS_FILE = "recommendations.json"
 BUDGETS = tuple(LatencyBudget(speedup) for speedup in (2.0, 4.0, 7.0, 10.0))  # where the user names none
-
-
-def pareto_front(records: Sequence[ArchitectureRecord]) -> list[ArchitectureRecord]:
-    """The architectures that no other beats in both R² and speed-up, fastest first."""
-    front: list[ArchitectureRecord] = []
-    complete = [record for record in records if record.state == "complete"]
-    for record in sorted(complete, key=lambda r: (-r.speedup, -_r2(r))):
-        if not front or _r2(record) > _r2(front[-1]):
-            front.append(record)
-    return front
 
 
 def recommend(records: Sequence[ArchitectureRecord], budget: LatencyBudget) -> ArchitectureRecord | None:
@@ -74,8 +69,10 @@ def recommendations(result: SearchResult, args: SearchArguments) -> list[dict[st
 
 
 def write_report(result: SearchResult, args: SearchArguments, teacher: str, reward: Reward, space: SearchSpace) -> Path:
-    """Write ``report.md``, ``recommendations.json`` and ``pareto.png`` into the run directory; return the report."""
-    plot_front(result.records, result.students, args.budget, result.folder / PLOT_FILE)
+    """Write ``report.md``, ``recommendations.json`` and the plots into the run directory; return the report."""
+    uncertainty = front_uncertainty(result.records, space, args.latency_repeats)
+    plot_front(result.records, result.students, args.budget, uncertainty.r2_deviation, result.folder / PLOT_FILE)
+    plot_learning_curves(result.records, result.curves, result.folder / CURVES_FILE)
     recommended = recommendations(result, args)
     text = json.dumps({"chosen_by": _chosen_by(args), "recommendations": recommended}, indent=2)
     (result.folder / RECOMMENDATIONS_FILE).write_text(text + "\n", encoding="utf-8")
@@ -85,56 +82,16 @@ def write_report(result: SearchResult, args: SearchArguments, teacher: str, rewa
         _students_section(result.students),
         f"![R² against latency of every measured architecture]({PLOT_FILE})",
         _recommendation_section(result.records, recommended, args.budget),
-        _front_section(result.records),
+        _front_section(result.records, uncertainty),
         _architectures_section(result.records, args.budget),
-        *_prediction_section(result.records, space),
+        *_importance_section(result.records, space),
+        *_prediction_section(result.records, space, args.budget),
+        f"![R² of each candidate along its mini-KD]({CURVES_FILE})",
         _method_section(result, args, reward),
         _cost_section(result),
     ]
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return path
-
-
-def plot_front(
-    records: Sequence[ArchitectureRecord], students: Sequence[DistilledStudent], budget: LatencyBudget, path: Path
-) -> None:
-    """Plot R² against latency: every architecture, the front, and the distilled students."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    complete = [record for record in records if record.state == "complete"]
-    front = pareto_front(records)
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    episodes = [record.episode + 1 for record in complete]
-    points = axes.scatter(
-        [100 / r.speedup for r in complete], [_r2(r) for r in complete], c=episodes, cmap="viridis", s=36, zorder=3,
-        label="candidate after its mini-KD",
-    )  # fmt: skip
-    if len(set(episodes)) > 1:
-        figure.colorbar(points, ax=axes, label="episode", ticks=sorted(set(episodes)))
-    axes.step(
-        [100 / r.speedup for r in front], [_r2(r) for r in front], where="post", color="tab:red", lw=1.2,
-        label="Pareto front",
-    )  # fmt: skip
-    if students:
-        axes.scatter(
-            [100 / s.speedup for s in students], [s.r2 for s in students], marker="*", s=220, color="tab:orange",
-            edgecolor="black", zorder=4, label="student after full distillation",
-        )  # fmt: skip
-    limits = [100 / budget.speedup] if budget.speedup > 0 else []
-    if complete and budget.latency_ms < math.inf:  # beside the teacher's median over all measurements
-        limits.append(100 * budget.latency_ms / statistics.median(r.teacher_latency_ms for r in complete))
-    if limits:
-        axes.axvline(min(limits), color="grey", ls="--", lw=1, label=f"hard constraint: {budget}")
-    # teacher and candidate are measured side by side: their ratio does not drift with the machine
-    axes.set_xlabel("median latency (% of the teacher's)")
-    axes.set_ylabel("R² of the last layer on held-out text")
-    axes.set_title("What each architecture explains of the teacher, and what it costs")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best")
-    figure.savefig(path, dpi=130)
 
 
 def _r2(record: ArchitectureRecord) -> float:
@@ -189,12 +146,34 @@ def _chosen_by(args: SearchArguments) -> str:
     return f"the highest reward{constraint} is distilled"
 
 
-def _front_section(records: Sequence[ArchitectureRecord]) -> str:
+def _front_section(records: Sequence[ArchitectureRecord], uncertainty: FrontUncertainty) -> str:
     rows = [
-        [f"#{r.number}", str(r.architecture), f"{_r2(r):.3f}", f"{r.latency_ms:.2f}", f"{r.speedup:.2f}x"]
+        [
+            f"#{r.number}",
+            str(r.architecture),
+            f"{_r2(r):.3f}",
+            f"{r.latency_ms:.2f}",
+            f"{r.speedup:.2f}x",
+            f"{uncertainty.chances[r.number]:.0%}",
+        ]
         for r in pareto_front(records)
     ]
-    return "## The Pareto front\n\n" + markdown_table(["trial", "architecture", "R²", "latency (ms)", "speed-up"], rows)
+    on_it = {record.number for record in pareto_front(records)}
+    others = [r for r in records if r.number not in on_it and uncertainty.chances.get(r.number, 0) >= LIKELY]
+    noise = (
+        "latencies vary as their interquartile ranges say; too little was measured to say how much R² does"
+        if uncertainty.r2_deviation is None
+        else f"R² varies by ± {uncertainty.r2_deviation:.3f} (what a Gaussian process over the space leaves "
+        "unexplained), latencies as their interquartile ranges say"
+    )
+    maybe = ", ".join(f"#{r.number} ({r.architecture}; {uncertainty.chances[r.number]:.0%})" for r in others)
+    return (
+        "## The Pareto front\n\n"
+        + markdown_table(["trial", "architecture", "R²", "latency (ms)", "speed-up", "on it again"], rows)
+        + "\n\nThe last column: in how many of many repetitions of the measurements it would be on the front, if "
+        + f"{noise}."
+        + (f" As likely as not or more, but not on it this time: {maybe}." if others else "")
+    )
 
 
 def _architectures_section(records: Sequence[ArchitectureRecord], budget: LatencyBudget) -> str:
@@ -220,17 +199,37 @@ def _architectures_section(records: Sequence[ArchitectureRecord], budget: Latenc
     return "## Every measured architecture, by reward\n\n" + markdown_table(header, rows)
 
 
-def _prediction_section(records: Sequence[ArchitectureRecord], space: SearchSpace) -> list[str]:
+def _importance_section(records: Sequence[ArchitectureRecord], space: SearchSpace) -> list[str]:
+    """Which choices matter; nothing where too little was measured to say."""
+    targets = {"reward": "reward", "R²": "r2", "latency": "latency_ms"}
+    found = {title: importances(space, records, name) for title, name in targets.items()}
+    if not all(found.values()):
+        return []
+    rows = [
+        [f"`{choice}`", *(f"{shares.get(choice, 0.0):.0%}" for shares in found.values())]
+        for choice in list(found["reward"])[:CHOICES_SHOWN]
+    ]
+    return [
+        "## What matters\n\n"
+        + markdown_table(["choice", *found], rows)
+        + "\n\nShares of the variance of each figure that a choice explains by itself (fANOVA), among what was "
+        f"measured: {sum(r.state == 'complete' for r in records)} architectures say it roughly."
+    ]
+
+
+def _prediction_section(records: Sequence[ArchitectureRecord], space: SearchSpace, budget: LatencyBudget) -> list[str]:
     """What the rest of the space promises; nothing where too little was measured to say."""
-    prediction = predict_space(space, records)
+    prediction = predict_space(space, records, budget)
     if prediction is None or not prediction.architectures:
         return []
+    which = "the others" if space.is_enumerable else "others"
+    which += f" that are expected to be {budget}" if budget.is_limit else ""
     rows = [
         [
             str(one.architecture),
             f"{one.reward:.3f} ± {one.deviation:.3f}",
             f"{one.latency_ms:.2f}",
-            f"{one.teacher_latency_ms / one.latency_ms:.2f}x",
+            f"{one.speedup:.2f}x",
             f"{one.chance:.0%}",
         ]
         for one in prediction.architectures[:PREDICTED]
@@ -239,7 +238,7 @@ def _prediction_section(records: Sequence[ArchitectureRecord], space: SearchSpac
     return [
         "## What was not measured\n\n"
         f"A Gaussian process of the rewards and a regression of latency (off by {prediction.latency_error:.1%} in the "
-        f"median where one architecture is left out) say of the other {len(prediction.architectures):,} architectures "
+        f"median where one architecture is left out) say of {len(prediction.architectures):,} architectures, {which}, "
         "that these promise most. They are guesses: nothing is recommended that was not measured. More episodes would "
         "measure them.\n\n" + markdown_table(header, rows)
     ]
@@ -250,6 +249,7 @@ def _method_section(result: SearchResult, args: SearchArguments, reward: Reward)
     if reward.horizon > 1:
         layers += f", extrapolated to {reward.horizon:g} times the tokens of the mini-KD by its learning curve"
     constraint = f" Hard constraint: {args.budget}." if args.budget.is_limit else ""
+    after = "the highest reward" if args.objective == "reward" else "the Pareto front of quality (1 - loss) and latency"
     return (
         "## How it was measured\n\n"
         f"- Latency: {result.latency_method} Weights are random: latency depends on the shape alone.\n"
@@ -258,7 +258,8 @@ def _method_section(result: SearchResult, args: SearchArguments, reward: Reward)
         "mini-KD; the loss is that of the reward.\n"
         f"- Reward: (1 - loss) * (latency / ({reward.beta:g} * teacher's latency)) ** {reward.alpha:g}; "
         f"loss: {layers}.{constraint}\n"
-        f"- Controller: {args.controller}; {args.mini_kd_epochs:g} epoch(s) on the proxy set for each candidate.\n"
+        f"- Controller: {args.controller}, after {after}; {args.mini_kd_epochs:g} epoch(s) on the proxy set for "
+        "each candidate.\n"
         "- One seed: differences of a few thousandths of R² between architectures may be chance."
     )
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# where the learning curve of a mini-KD is read for the first time, as a share of its steps
-EARLIER_SHARE = 0.25
 
+def earlier_step(steps: int) -> int:
+    """The step at which a learning curve is read for the first time, to be followed from its point after ``steps``.
 
-def earlier_step(max_steps: int) -> int:
-    """The step of a training after which its learning curve is read for the first time."""
-    return max(round(EARLIER_SHARE * max_steps), 1)
+    The last doubling of the steps. What is before it says more of how a shape begins than of how it goes on.
+    """
+    return max(steps // 2, 1)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class Reward:
     def extrapolate(
         self, earlier_loss: float, loss: float, earlier: int, steps: int, max_steps: int | None = None
     ) -> float:
-        """L after `horizon` mini-KDs: on the line through two points of the learning curve over log steps.
+        """L after `horizon` mini-KDs: on the power law of the steps through two points of the learning curve.
+
+        (Losses fall as powers of the steps: Kaplan et al. 2020, arXiv 2001.08361.)
 
         Args:
             earlier_loss: L after ``earlier`` steps.
@@ -68,10 +70,10 @@ class Reward:
             steps: Steps so far.
             max_steps: Steps of the whole mini-KD; by default this is its end.
         """
-        if self.horizon == 1 or earlier >= steps:
+        if self.horizon == 1 or earlier >= steps or earlier_loss <= 0:
             return loss
-        slope = (loss - earlier_loss) / math.log(steps / earlier)
-        return max(loss + slope * math.log(self.horizon * (max_steps or steps) / steps), 0.0)
+        times = math.log(self.horizon * (max_steps or steps) / steps) / math.log(steps / earlier)
+        return loss * (loss / earlier_loss) ** times
 
     def __call__(self, loss: float, latency_ms: float, teacher_latency_ms: float) -> float:
         """The reward of a held-out loss and the latencies of student and teacher, in milliseconds.

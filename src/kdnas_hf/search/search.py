@@ -61,6 +61,7 @@ from .shared_study import WORKER_FILE, SharedStudy
 from .space import Architecture, SearchSpace
 from .storage import open_storage
 from .study import SearchStudy
+from .tracking import SearchTracker
 from .warm_start import read_warm_start
 
 logger = logging.get_logger(__name__)
@@ -119,6 +120,7 @@ class SearchResult:
         latency_method: How latency was measured, in one sentence.
         cost: Wall-clock seconds by stage.
         log_history: What the full distillation logged; of several students the mean of their losses.
+        curves: R² by optimizer steps of the mini-KD, for each trial; in the main process.
     """
 
     folder: Path
@@ -127,6 +129,7 @@ class SearchResult:
     latency_method: str
     cost: dict[str, float] = field(default_factory=dict)
     log_history: list[dict[str, Any]] = field(default_factory=list)
+    curves: dict[int, dict[int, float]] = field(default_factory=dict)
 
 
 class SearchError(RuntimeError):
@@ -180,6 +183,8 @@ class ArchitectureSearch:
         self.callbacks = list(callbacks)
         self.reward = args.reward_function
         self.folder = Path(training_args.output_dir or "runs")
+        report_to = training_args.report_to if self.is_main and isinstance(training_args.report_to, list) else []
+        self.tracker = SearchTracker(report_to, self.folder, args.budget)
         self.benchmark = latency_benchmark or LatencyBenchmark(
             batch_size=args.latency_batch_size,
             sequence_length=args.latency_sequence_length,
@@ -274,6 +279,7 @@ class ArchitectureSearch:
         try:
             return self._run_on(study)
         finally:
+            self.tracker.end()
             if study is not None:
                 study.close()
 
@@ -298,7 +304,7 @@ class ArchitectureSearch:
         study: SearchStudy
         if self.args.storage is None:
             settle_configuration(self.folder, self.configuration, resume=self.args.resume)
-            study = SearchStudy(self.folder, controller, self.args.budget)
+            study = SearchStudy(self.folder, controller, self.args.budget, self.args.objective)
         else:
             study = SharedStudy(
                 self.folder,
@@ -308,6 +314,7 @@ class ArchitectureSearch:
                 name=self.args.study_name,
                 budget=self.args.budget,
                 worker_timeout=self.args.worker_timeout,
+                objective=self.args.objective,
             )
             # only now: it is the configuration of the study
             settle_configuration(self.folder, self.configuration, resume=self.args.resume)
@@ -327,6 +334,8 @@ class ArchitectureSearch:
             self.teacher.to_dtype(torch.bfloat16)
         self._cache_states()
         statistics = self._statistics()
+        if study is not None:
+            self.tracker.begin(self.configuration, study.records())
         self._search(study, statistics)
         best = self._from_main(self._winners(study) if study is not None else None)
         if not best:
@@ -345,6 +354,7 @@ class ArchitectureSearch:
             latency_method=self._from_main(self.latencies.describe() if self.is_main else None),
             cost=self.cost,
             log_history=_read_log(self.folder / LOG_FILE),
+            curves=study.curves() if study is not None else {},
         )
         if self.is_main:
             self._add_cost("total", time.monotonic() - started)
@@ -395,6 +405,7 @@ class ArchitectureSearch:
             initial=self._from_main(len(study.records()) if study is not None else 0),
             disable=self.training_args.disable_tqdm or not self.is_main,
         ) as progress:
+            self._show_best(progress)
             for episode in range(self.args.num_episodes):
                 progress.set_description(f"episode {episode + 1}/{self.args.num_episodes}")
                 chosen = self._when_ready(functools.partial(_candidates, study, episode))
@@ -475,10 +486,14 @@ class ArchitectureSearch:
         progress: tqdm,
     ) -> None:
         """Latency and mini-KD of some candidates of an episode, which train together."""
-        if self._from_main(study is not None and all(study.is_finished(number) for number in pool)):
+        finished = self._from_main([n for n in pool if study.is_finished(n)] if study is not None else None)
+        if len(finished) == len(pool):
             return
+        if finished and self._last_checkpoint(self._pool_folder(episode, pool)) is None:
+            # measured in a smaller pool, as memory ran out, before an interruption
+            pool = {number: architecture for number, architecture in pool.items() if number not in finished}
+        folder = self._pool_folder(episode, pool)
         candidates = self._from_main(self._time_candidates(study, episode, pool) if study is not None else None)
-        folder = self.folder / "episodes" / f"{episode:03d}-{_span(pool)}"
         with self._clock("mini_kd"):
             callback = NASSearchCallback(
                 study,
@@ -504,9 +519,14 @@ class ArchitectureSearch:
         if self.is_main:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _pool_folder(self, episode: int, pool: Collection[int]) -> Path:
+        return self.folder / "episodes" / f"{episode:03d}-{_span(pool)}"
+
     def _announce(self, record: ArchitectureRecord, progress: tqdm) -> None:
-        """One line for each measured architecture."""
+        """One line for each measured architecture, and the best of them beside the progress bar."""
         progress.update()
+        self.tracker.record(record)
+        self._show_best(progress)
         figures = (
             "diverged"
             if record.state == "failed"
@@ -518,6 +538,11 @@ class ArchitectureSearch:
             f"#{record.number:<3d} {record.architecture!s:<36} {figures}  {record.latency_ms:.1f} ms = "
             f"{record.speedup:.1f}x{slow}{stopped}"
         )
+
+    def _show_best(self, progress: tqdm) -> None:
+        best = self.tracker.best
+        if best is not None:
+            progress.set_postfix_str(f"best: {best.architecture}, reward {best.reward:.3f}, {best.speedup:.1f}x")
 
     # ---- latency ----
 
@@ -625,6 +650,7 @@ class ArchitectureSearch:
         args.max_steps = -1
         args.save_total_limit = 1
         args.push_to_hub = False
+        args.report_to = []  # what is measured is logged, not the steps of each pool
         args.load_best_model_at_end = False
         return args
 
@@ -647,11 +673,13 @@ class ArchitectureSearch:
         with self._clock("distillation"):
             args = self._training_arguments(folder)
             args.save_total_limit = 1
+            args.report_to = []  # the search's tracker is a callback
             trainer = self._trainer(
                 {name: student_config(self.teacher, architecture) for name, architecture in architectures.items()},
                 args,
                 self.train_dataset,
                 statistics,
+                [self.tracker],
             )
             self._train(trainer, folder)
             metrics = trainer.evaluate()

@@ -50,6 +50,7 @@ class SharedStudy(SearchStudy):
         name: Of the study in the storage.
         budget: Hard constraint: slower architectures are recorded, but are not feasible.
         worker_timeout: Seconds after which a worker that gives no sign of life is dead.
+        objective: See `SearchStudy`.
 
     Raises:
         ValueError: If the storage cannot be opened, or its study or the run directory is that of another search.
@@ -64,6 +65,7 @@ class SharedStudy(SearchStudy):
         name: str = "kdnas",
         budget: LatencyBudget = UNLIMITED,
         worker_timeout: float = 120.0,
+        objective: str = "reward",
     ) -> None:
         self.name = name
         self.address = public_storage(storage)
@@ -75,7 +77,7 @@ class SharedStudy(SearchStudy):
         self.claims.workers.start()
         try:
             self._settle(configuration)
-            super().__init__(folder, sampler, budget)
+            super().__init__(folder, sampler, budget, objective)
         except BaseException:
             self.claims.workers.stop()
             raise
@@ -96,7 +98,11 @@ class SharedStudy(SearchStudy):
 
     def _open(self) -> optuna.Study:
         return optuna.create_study(
-            storage=self.storage, study_name=self.name, sampler=self.sampler, direction="maximize", load_if_exists=True
+            storage=self.storage,
+            study_name=self.name,
+            sampler=self.sampler,
+            directions=self.directions,
+            load_if_exists=True,
         )
 
     def _settle(self, configuration: Mapping[str, Any]) -> None:

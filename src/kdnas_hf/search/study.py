@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers.utils import logging
 
 from .budgets import UNLIMITED, LatencyBudget
-from .controllers import ArchitectureSampler, architecture_of, distributions
+from .controllers import REWARD, ArchitectureSampler, architecture_of, distributions
 from .ledger import ArchitectureRecord, Ledger
 from .space import Architecture
 
@@ -28,6 +29,7 @@ LATENCY = "latency_ms"  # user attribute
 TRIAL_STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 MACHINE = "machine"  # user attribute: where the latency was measured
 RECORD = "record"  # user attribute that holds a finished trial's line of the ledger
+CURVE = "r2"  # user attribute: R² by steps, where the study cannot take reports
 EARLIER = "earlier"  # user attribute of the study: how many trials at its front were taken over from another run
 EARLIER_EPISODE = -1
 CONFIGURATION = "configuration"  # user attribute of the study
@@ -47,12 +49,21 @@ class SearchStudy:
         folder: The run directory.
         sampler: The controller.
         budget: Hard constraint: slower architectures are recorded, but are not feasible.
+        objective: What the study's values are: the ``"reward"``; or, for ``"pareto"``, quality (1 - L of the reward),
+            to be maximised, and latency as a share of the teacher's, to be minimised.
     """
 
-    def __init__(self, folder: str | Path, sampler: ArchitectureSampler, budget: LatencyBudget = UNLIMITED) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        sampler: ArchitectureSampler,
+        budget: LatencyBudget = UNLIMITED,
+        objective: str = "reward",
+    ) -> None:
         self.folder = Path(folder)
         self.sampler = sampler
         self.budget = budget
+        self.objective = objective
         self.ledger = Ledger(self.folder / LEDGER_FILE)
         self.study = self._open()
         self._bring_into_step()
@@ -86,9 +97,26 @@ class SearchStudy:
             storage=f"sqlite:///{path.resolve()}",
             study_name=STUDY_NAME,
             sampler=self.sampler,
-            direction="maximize",
+            directions=self.directions,
             load_if_exists=True,
         )
+
+    @property
+    def directions(self) -> list[StudyDirection]:
+        """Of the study's values."""
+        one = [StudyDirection.MAXIMIZE]
+        return one if self.objective == "reward" else [*one, StudyDirection.MINIMIZE]
+
+    def _values(self, record: ArchitectureRecord) -> list[float] | None:
+        """What the study knows a result as; None where there is none."""
+        if record.loss is None or record.reward is None:
+            return None
+        return [record.reward] if self.objective == "reward" else [1.0 - record.loss, 1.0 / record.speedup]
+
+    def _attributes(self, record: ArchitectureRecord) -> dict[str, Any]:
+        """User attributes of a trial that has its result."""
+        told = record.state == "complete" and self.objective == "reward"
+        return {RECORD: record.to_json()} | ({} if told or record.reward is None else {REWARD: record.reward})
 
     def _bring_into_step(self) -> None:
         """Add to the study what only the ledger has, and to the ledger what only the study has."""
@@ -112,10 +140,10 @@ class SearchStudy:
         state = TRIAL_STATES[record.state]
         return optuna.trial.create_trial(
             state=state,
-            value=None if state is TrialState.FAIL else record.reward,
+            values=None if state is TrialState.FAIL else self._values(record),
             params=self.sampler.space.encode(record.architecture),
             distributions=distributions(self.sampler.space),
-            user_attrs={"episode": record.episode, RECORD: record.to_json()},
+            user_attrs={"episode": record.episode} | self._attributes(record),
             constraints=self.budget.excess(record),
         )
 
@@ -215,9 +243,14 @@ class SearchStudy:
     def report(self, number: int, value: float, step: int) -> None:
         """Report the progress of a running trial: ``value`` (R²) after ``step`` optimizer steps."""
         trial = self._reopen(number)
+        known = self.study.get_trials(deepcopy=False)[number]
         # a resumed mini-KD passes the same steps again
-        if step not in self.study.get_trials(deepcopy=False)[number].intermediate_values:
+        if step in curve_of(known):
+            return
+        if self.objective == "reward":
             trial.report(value, step)
+        else:  # Optuna takes reports on one objective alone
+            trial.set_user_attr(CURVE, {**known.user_attrs.get(CURVE, {}), str(step): value})
 
     def record(self, record: ArchitectureRecord) -> bool:
         """Tell a result to the study and write its line; it is on the disk when this returns.
@@ -231,13 +264,14 @@ class SearchStudy:
 
     def _tell(self, record: ArchitectureRecord) -> None:
         trial = self._reopen(record.number)
-        trial.set_user_attr(RECORD, record.to_json())
+        for name, value in self._attributes(record).items():
+            trial.set_user_attr(name, value)
         for name, excess in self.budget.excess(record).items():
             trial.set_constraint(name, excess)
         state = TRIAL_STATES[record.state]
-        # what Optuna keeps of a pruned trial is what was reported last; its reward is in the record
-        value = record.reward if state is TrialState.COMPLETE else None
-        self.study.tell(record.number, value, state=state, skip_if_finished=True)
+        # of a pruned trial Optuna keeps what was reported last
+        values = self._values(record) if state is TrialState.COMPLETE else None
+        self.study.tell(record.number, values, state=state, skip_if_finished=True)
 
     def _reopen(self, number: int) -> Trial:
         # Optuna has no public way to go on with a running trial of another process
@@ -249,10 +283,24 @@ class SearchStudy:
         """Everything measured, by trial number."""
         return read_records(self.study)
 
+    def curves(self) -> dict[int, dict[int, float]]:
+        """R² by optimizer steps, of each trial that has a result."""
+        return {
+            trial.number: curve_of(trial)
+            for trial in self.study.get_trials(deepcopy=False)
+            if trial.state.is_finished() and RECORD in trial.user_attrs
+        }
+
     def best(self, count: int = 1) -> list[ArchitectureRecord]:
         """The feasible architectures of the highest reward that trained to the end, best first."""
         feasible = [r for r in self.records() if r.state == "complete" and self.budget.met_by(r)]
         return sorted(feasible, key=lambda r: -(r.reward or 0.0))[:count]
+
+
+def curve_of(trial: FrozenTrial) -> dict[int, float]:
+    """R² of a trial by optimizer steps."""
+    reported = trial.intermediate_values or trial.user_attrs.get(CURVE, {})
+    return {int(step): value for step, value in reported.items()}
 
 
 def read_records(study: optuna.Study) -> list[ArchitectureRecord]:

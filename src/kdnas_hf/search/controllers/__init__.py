@@ -1,15 +1,18 @@
 """Controllers: who chooses an episode's candidates. One file each; all are Optuna samplers."""
 
 from ..space import SearchSpace
-from .base import ArchitectureSampler, architecture_of, distributions
+from .base import REWARD, ArchitectureSampler, architecture_of, distributions
 from .bayesian import BayesianSampler
 from .lstm import EpsilonSchedule, LSTMSampler, RewardPredictor
 from .optuna_samplers import OptunaSampler
 
 CONTROLLERS = ("bayesian", "lstm", "tpe", "gp", "nsga2", "random")
+PARETO_CONTROLLERS = ("bayesian", "nsga2", "tpe", "random")  # those that can be after two objectives
 
 __all__ = [
     "CONTROLLERS",
+    "PARETO_CONTROLLERS",
+    "REWARD",
     "ArchitectureSampler",
     "BayesianSampler",
     "EpsilonSchedule",

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..space import Architecture, SearchSpace
 
+REWARD = "reward"  # user attribute of a trial whose value is something else: stopped early, or of two objectives
 LEADERS = 10  # the best so far, whose neighbours are in the pool of a large space
 
 
@@ -31,9 +32,8 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 
 
 def value_of(trial: FrozenTrial) -> float:
-    """The reward of a complete trial."""
-    assert trial.value is not None
-    return trial.value
+    """The reward of a complete trial; of one that was stopped early, what it promised then."""
+    return float(trial.user_attrs[REWARD]) if REWARD in trial.user_attrs else trial.values[0]
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
@@ -70,6 +70,15 @@ class ArchitectureSampler(BaseSampler):
             trial
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if self.episode_of(trial.number) < episode and architecture_of(trial) in self.space
+        ]
+
+    def stopped_before(self, study: optuna.Study, episode: int) -> list[FrozenTrial]:
+        """The members of the space that were stopped early in the episodes before this one."""
+        return [
+            trial
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+            if self.episode_of(trial.number) < episode and REWARD in trial.user_attrs
+            if architecture_of(trial) in self.space
         ]
 
     def taken(self, study: optuna.Study, trial_number: int) -> set[Architecture]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -100,6 +100,12 @@ class BayesianSampler(ArchitectureSampler):
     they had the predicted one ("kriging believer", Ginsbourger et al. 2010). Hard constraints are regressed alike, and
     the expected improvement is multiplied by the probability that they hold (Gardner et al. 2014).
 
+    Of a study of two objectives the gain is in the hypervolume that its Pareto front dominates: see `FrontSurrogate`.
+
+    Where successive halving stopped candidates, what they promised is regressed with the rest: whether one trained to
+    the end is a feature (as fidelity is in Kandasamy et al. 2017, arXiv 1703.06240), and candidates are asked for as
+    trained to the end.
+
     Args:
         space: The search space.
         candidates_per_episode: Trials in an episode.
@@ -109,7 +115,7 @@ class BayesianSampler(ArchitectureSampler):
     def __init__(self, space: SearchSpace, candidates_per_episode: int, seed: int = 0) -> None:
         super().__init__(space, candidates_per_episode, seed)
         self.features = ArchitectureFeatures(space)
-        self._fitted: tuple[tuple[int, int], Surrogate] | None = None
+        self._fitted: tuple[tuple[int, int], Surrogate | FrontSurrogate] | None = None
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, available: Sequence[Architecture]) -> Architecture:
         """Choose what promises most; in the first episode, what is farthest from the others."""
@@ -123,9 +129,9 @@ class BayesianSampler(ArchitectureSampler):
         ]
         if not measured:
             return self._farthest(pending, available) if pending else super().choose(study, trial, available)
-        gains = self._surrogate(episode, measured).expected_improvement(
-            self.features(available), self.features(pending)
-        )
+        stopped = self.stopped_before(study, episode)
+        surrogate = self._surrogate(episode, measured, stopped)
+        gains = surrogate.gain(self.features(available), self.features(pending))
         return available[int(np.argmax(gains))]
 
     def _farthest(self, chosen: Sequence[Architecture], available: Sequence[Architecture]) -> Architecture:
@@ -133,13 +139,17 @@ class BayesianSampler(ArchitectureSampler):
         nearest = np.square(differences).sum(-1).min(1)
         return available[int(np.argmax(nearest))]
 
-    def _surrogate(self, episode: int, measured: Sequence[FrozenTrial]) -> Surrogate:
+    def _surrogate(
+        self, episode: int, measured: Sequence[FrozenTrial], stopped: Sequence[FrozenTrial]
+    ) -> Surrogate | FrontSurrogate:
         """Fitted once an episode, on what the episodes before it measured."""
-        key = (episode, len(measured))
+        key = (episode, len(measured) + len(stopped))
         if self._fitted is None or self._fitted[0] != key:
             seed = self.random_for("surrogate", episode).getrandbits(31)
-            architectures = [architecture for one in measured if (architecture := architecture_of(one)) is not None]
-            self._fitted = (key, Surrogate(self.features(architectures), measured, seed))
+            trials = [*measured, *stopped]
+            architectures = [architecture for one in trials if (architecture := architecture_of(one)) is not None]
+            kind = Surrogate if len(trials[0].values) == 1 else FrontSurrogate
+            self._fitted = (key, kind(self.features(architectures), trials, seed))
         return self._fitted[1]
 
 
@@ -148,23 +158,21 @@ class Surrogate:
 
     Args:
         features: ``(trials, features)``.
-        trials: What was measured.
+        trials: What was measured, and what was stopped early.
         seed: Of the restarts of the fit.
     """
 
     def __init__(self, features: np.ndarray, trials: Sequence[FrozenTrial], seed: int) -> None:
         rewards = np.array([value_of(trial) for trial in trials])
-        feasible = np.array([is_feasible(trial) for trial in trials])
-        self.leaders = features[feasible] if feasible.any() else features
-        self.reward = GaussianProcess.fit(features, rewards, seed)
-        self.constraints = []
-        for name in sorted({name for trial in trials for name in trial.constraints}):
-            known = [index for index, trial in enumerate(trials) if name in trial.constraints]
-            values = np.array([trials[index].constraints[name] for index in known])
-            if (values > 0).any():  # else nothing has missed it
-                self.constraints.append(GaussianProcess.fit(features[known], values, seed))
+        whole = np.array([trial.state is TrialState.COMPLETE for trial in trials])
+        feasible = whole & np.array([is_feasible(trial) for trial in trials])
+        self.leaders = features[feasible] if feasible.any() else features[whole]
+        self.stops_early = not whole.all()
+        fidelity = np.column_stack([features, whole]) if self.stops_early else features
+        self.reward = GaussianProcess.fit(fidelity, rewards, seed)
+        self.constraints = Constraints(features, trials, seed)
 
-    def expected_improvement(self, candidates: np.ndarray, pending: np.ndarray) -> np.ndarray:
+    def gain(self, candidates: np.ndarray, pending: np.ndarray) -> np.ndarray:
         """What each candidate is expected to add to the best feasible, times the chance that it is feasible itself.
 
         Args:
@@ -174,16 +182,99 @@ class Surrogate:
         Returns:
             ``(candidates,)``.
         """
-        process = self.reward.believing(pending)
+        process = self.reward.believing(self._trained(pending))
         # the best reward measured is the best noise as well: what the process believes of it is compared
-        best = process.predict(np.concatenate([self.leaders, pending]))[0].max()
+        best = process.predict(self._trained(np.concatenate([self.leaders, pending])))[0].max()
+        mean, deviation = process.predict(self._trained(candidates))
+        return expected_improvement(mean, deviation, best) * self.constraints.chance(candidates)
+
+    def _trained(self, features: np.ndarray) -> np.ndarray:
+        """Features for the process of rewards, as of architectures that train to the end."""
+        return np.column_stack([features, np.ones(len(features))]) if self.stops_early else features
+
+
+class FrontSurrogate:
+    """Gaussian processes of the quality and of the latency of what was measured, for a search of the Pareto front.
+
+    A candidate is worth the hypervolume that it is expected to add to what the front dominates: between its latency,
+    on a logarithmic scale, and that of the slowest measured, above what the front has there. Latency
+    hardly varies, so that its predicted value is taken, and the rest is a sum of expected improvements (Emmerich et al.
+    2006, in two dimensions of which one is known).
+
+    Args:
+        features: ``(trials, features)``.
+        trials: What was measured; values are quality and latency as a share of the teacher's.
+        seed: Of the restarts of the fit.
+    """
+
+    def __init__(self, features: np.ndarray, trials: Sequence[FrozenTrial], seed: int) -> None:
+        values = np.array([trial.values for trial in trials])
+        self.features = features[[is_feasible(trial) for trial in trials]]
+        self.quality = GaussianProcess.fit(features, values[:, 0], seed)
+        self.latency = GaussianProcess.fit(features, np.log(values[:, 1]), seed)
+        self.slowest = np.log(values[:, 1]).max()
+        self.constraints = Constraints(features, trials, seed)
+
+    def gain(self, candidates: np.ndarray, pending: np.ndarray) -> np.ndarray:
+        """The hypervolume that each candidate is expected to add, times the chance that it is feasible.
+
+        Args:
+            candidates: ``(candidates, features)``.
+            pending: ``(architectures, features)`` of what has no result yet.
+
+        Returns:
+            ``(candidates,)``.
+        """
+        process = self.quality.believing(pending)
+        known = np.concatenate([self.features, pending])
         mean, deviation = process.predict(candidates)
-        gain = (mean - best) / deviation
-        improvement = deviation * (gain * norm.cdf(gain) + norm.pdf(gain))
-        for constraint in self.constraints:
-            value, spread = constraint.predict(candidates)
-            improvement *= norm.cdf(-value / spread)
-        return improvement
+        latency = self.latency.predict(candidates)[0]
+        # what the front has: nothing up to the fastest, then a step at each of the others
+        edges, levels = [latency.min()], [0.0]
+        if len(known):
+            at, quality = self.latency.predict(known)[0], process.predict(known)[0]
+            order = np.argsort(at)
+            edges += at[order].tolist()
+            levels += np.maximum.accumulate(np.maximum(quality[order], 0.0)).tolist()
+        ends = [*edges[1:], max(self.slowest, latency.max())]
+        found = np.zeros(len(candidates))
+        for start, end, level in zip(edges, ends, levels, strict=True):
+            width = np.maximum(end - np.maximum(start, latency), 0.0)
+            if width.any():
+                found += width * expected_improvement(mean, deviation, level)
+        return found * self.constraints.chance(candidates)
+
+
+class Constraints:
+    """Gaussian processes of by how much each hard constraint is missed.
+
+    Args:
+        features: ``(trials, features)``.
+        trials: What was measured.
+        seed: Of the restarts of the fit.
+    """
+
+    def __init__(self, features: np.ndarray, trials: Sequence[FrozenTrial], seed: int) -> None:
+        self.processes = []
+        for name in sorted({name for trial in trials for name in trial.constraints}):
+            known = [index for index, trial in enumerate(trials) if name in trial.constraints]
+            values = np.array([trials[index].constraints[name] for index in known])
+            if (values > 0).any():  # else nothing has missed it
+                self.processes.append(GaussianProcess.fit(features[known], values, seed))
+
+    def chance(self, candidates: np.ndarray) -> np.ndarray:
+        """The probability that each candidate meets them all: ``(candidates,)``."""
+        found = np.ones(len(candidates))
+        for process in self.processes:
+            mean, deviation = process.predict(candidates)
+            found *= norm.cdf(-mean / deviation)
+        return found
+
+
+def expected_improvement(mean: np.ndarray, deviation: np.ndarray, level: float) -> np.ndarray:
+    """By how much normal variables are expected to be above a level, counted as 0 below it."""
+    above = (mean - level) / deviation
+    return deviation * (above * norm.cdf(above) + norm.pdf(above))
 
 
 class GaussianProcess:
