@@ -1,6 +1,7 @@
-"""Find the reward's exponent with which the knee of a search's front wins.
+"""Find the reward's exponent with which the knee of a measured front wins.
 
-    python benchmarks/calibrate_reward.py runs/quickstart
+    python benchmarks/calibrate_reward.py                       # of the table of architecture_table.py
+    python benchmarks/calibrate_reward.py runs/quickstart       # of a search
 
 The reward (1 - L) * (lat_S / (beta * lat_T)) ** alpha trades quality for latency at a fixed rate: a student that is
 twice as fast may lose the share 1 - 2 ** alpha of its quality. Along the front of measured architectures the true
@@ -17,25 +18,46 @@ import argparse
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
-from kdnas_hf.search import REWARDS, ArchitectureRecord, Ledger
+from controllers import TABLE, read_table
+from kdnas_hf import Architecture
+from kdnas_hf.search import REWARDS, Ledger
 
 
-def front(records: list[ArchitectureRecord]) -> list[tuple[float, float, ArchitectureRecord]]:
-    """Log latency relative to the teacher, quality 1 - L and record of what no other beats in both, fastest first."""
-    points = [
-        (math.log(r.latency_ms / r.teacher_latency_ms), 1 - r.loss, r)
-        for r in records
-        if r.loss is not None and r.loss < 1
-    ]
-    kept: list[tuple[float, float, ArchitectureRecord]] = []
-    for point in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not kept or point[1] > kept[-1][1]:
+class Point(NamedTuple):
+    """A measured architecture.
+
+    Attributes:
+        latency: Logarithm of its latency as a share of the teacher's.
+        quality: 1 - L of the reward.
+        architecture: Its shape.
+    """
+
+    latency: float
+    quality: float
+    architecture: Architecture
+
+
+def read(path: Path) -> list[Point]:
+    """What a search or a table measured."""
+    if path.is_dir():
+        records = [r for r in Ledger(path / "architectures.jsonl").read() if r.state == "complete"]
+        return [Point(-math.log(r.speedup), 1 - (r.loss or 0.0), r.architecture) for r in records]
+    table = read_table(path, REWARDS["r2"])
+    return [Point(-math.log(one.speedup), one.quality, architecture) for architecture, one in table.items()]
+
+
+def front(points: list[Point]) -> list[Point]:
+    """What no other beats in both, fastest first."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.latency, -p.quality)):
+        if point.quality > (kept[-1].quality if kept else 0.0):
             kept.append(point)
     return kept
 
 
-def interval(points: list[tuple[float, float, ArchitectureRecord]], index: int) -> tuple[float, float]:
+def interval(points: list[Point], index: int) -> tuple[float, float]:
     """The values of -alpha for which a point of the front earns the highest reward."""
     latency, quality, _ = points[index]
     low, high = 0.0, math.inf
@@ -50,7 +72,7 @@ def interval(points: list[tuple[float, float, ArchitectureRecord]], index: int) 
     return low, high
 
 
-def knee(points: list[tuple[float, float, ArchitectureRecord]]) -> int:
+def knee(points: list[Point]) -> int:
     """Index of the point farthest above the chord, among those that some exponent lets win."""
     (first, worst, _), (last, best, _) = points[0], points[-1]
 
@@ -63,28 +85,28 @@ def knee(points: list[tuple[float, float, ArchitectureRecord]]) -> int:
 
 
 def main() -> None:
-    """Calibrate on the ledger of one run."""
+    """Calibrate on one run or table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="run directory of a search")
-    records = Ledger(parser.parse_args().run / "architectures.jsonl").read()
-    points = front(records)
+    parser.add_argument("measured", type=Path, nargs="?", default=TABLE, help="run directory of a search, or a table")
+    measured = read(parser.parse_args().measured)
+    points = front(measured)
     if len(points) < 3:
         raise SystemExit(f"the front has {len(points)} architectures; a knee needs at least 3.")
     chosen = knee(points)
     print("| | architecture | speed-up | 1 - L | wins for -alpha in |\n| --- | --- | --- | --- | --- |")
-    for index, (_, quality, record) in enumerate(points):
+    for index, (latency, quality, architecture) in enumerate(points):
         low, high = interval(points, index)
         able = f"{low:.3f} … {high:.3f}" if low < high else "none"
         mark = "knee" if index == chosen else ""
-        print(f"| {mark} | {record.architecture} | {record.speedup:.2f}x | {quality:.3f} | {able} |")
+        print(f"| {mark} | {architecture} | {math.exp(-latency):.2f}x | {quality:.3f} | {able} |")
     low, high = interval(points, chosen)
     alpha = -math.sqrt(max(low, 1e-3) * min(high, 10.0))
     winners = {}
-    for name, reward in {**REWARDS}.items():
-        best = max(points, key=lambda p: reward(1 - p[1], p[2].latency_ms, p[2].teacher_latency_ms))
-        winners[name] = str(best[2].architecture)
-    result = {"alpha": round(alpha, 3), "interval": [round(-high, 3), round(-low, 3)], "architectures": len(records)}
-    print(json.dumps(result | {"knee": str(points[chosen][2].architecture), "winners": winners}))
+    for name, reward in REWARDS.items():
+        best = max(points, key=lambda p: reward(1 - p.quality, math.exp(p.latency), 1.0))
+        winners[name] = str(best.architecture)
+    result = {"alpha": round(alpha, 3), "interval": [round(-high, 3), round(-low, 3)], "architectures": len(measured)}
+    print(json.dumps(result | {"knee": str(points[chosen].architecture), "winners": winners}))
 
 
 if __name__ == "__main__":

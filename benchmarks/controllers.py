@@ -2,6 +2,7 @@
 
     python benchmarks/controllers.py --preset short     # the default, the published LSTM and random: under 5 minutes
     python benchmarks/controllers.py --preset full      # all of them, and regret against evaluations
+    python benchmarks/controllers.py --objective pareto # how much of the front is found
 
 Every controller searches the table (benchmarks/architecture_table.csv, made by architecture_table.py) with many seeds,
 as it searches in `ArchitectureSearch`: in episodes, seeing the rewards of the episodes before. An evaluation is a
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 
 from kdnas_hf import Architecture, SearchSpace
 from kdnas_hf.search import REWARDS, EpsilonSchedule, LatencyBudget, Reward, SearchArguments, make_controller
-from kdnas_hf.search.controllers import ArchitectureSampler, architecture_of
+from kdnas_hf.search.controllers import PARETO_CONTROLLERS, ArchitectureSampler, architecture_of
 from kdnas_hf.search.reward import earlier_step
 from kdnas_hf.search.space import CHOICES
 
@@ -41,11 +42,13 @@ class Measured:
 
     Attributes:
         reward: Its reward.
+        quality: 1 - L of the reward.
         latency_ms: Its median latency, in milliseconds.
         speedup: How many times faster than the teacher it is.
     """
 
     reward: float
+    quality: float
     latency_ms: float
     speedup: float
 
@@ -102,7 +105,7 @@ def read_table(path: Path, reward: Reward) -> dict[Architecture, Measured]:
         loss = promised_loss(row, steps[-1], steps[-1], reward)
         latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
         architecture = Architecture(**numbers)  # type: ignore[arg-type]
-        measured[architecture] = Measured(reward(loss, latency, teacher), latency, teacher / latency)
+        measured[architecture] = Measured(reward(loss, latency, teacher), 1 - loss, latency, teacher / latency)
     return measured
 
 
@@ -134,6 +137,59 @@ def race(
     return found
 
 
+def race_front(
+    space: SearchSpace, table: Mapping[Architecture, Measured], sampler: ArchitectureSampler, evaluations: int
+) -> list[float]:
+    """The hypervolume of the front after each evaluation of a search for it."""
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    found: list[Measured] = []
+    volumes = []
+    while len(found) < evaluations:
+        trials = [study.ask() for _ in range(sampler.candidates_per_episode)]
+        for trial in trials:
+            for name, values in space.choices.items():
+                trial.suggest_categorical(name, values)
+        for trial in trials:
+            architecture = architecture_of(study.get_trials(deepcopy=False)[trial.number])
+            assert architecture is not None
+            found.append(table[architecture])
+            study.tell(trial, [found[-1].quality, 1 / found[-1].speedup])
+            volumes.append(hypervolume(found, slowest=1 / min(one.speedup for one in table.values())))
+    return volumes
+
+
+def hypervolume(found: Sequence[Measured], slowest: float) -> float:
+    """The area of quality and logarithm of latency that a front dominates, up to the slowest of the table."""
+    ordered = sorted(found, key=lambda one: -one.speedup)
+    edges = np.log([*(1 / one.speedup for one in ordered), slowest])
+    quality = np.maximum.accumulate([max(one.quality, 0.0) for one in ordered])
+    return float((np.diff(edges) * quality).sum())
+
+
+def print_fronts(space: SearchSpace, table: Mapping[Architecture, Measured], per_episode: int, seeds: int) -> None:
+    """Race controllers for the Pareto front."""
+    whole = hypervolume(list(table.values()), slowest=1 / min(one.speedup for one in table.values()))
+    counts = [count for count in CURVE if count % per_episode == 0]
+    print(f"{len(table)} architectures; share of the hypervolume of their front, median of {seeds} seeds\n")
+    print(
+        "| controller | "
+        + " | ".join(f"after {count}" for count in counts)
+        + " |\n"
+        + "| --- " * (len(counts) + 1)
+        + "|"
+    )
+    last = {}
+    for name in PARETO_CONTROLLERS:
+        volumes = []
+        for seed in tqdm(range(seeds), desc=name, leave=False, disable=None):
+            sampler = make_controller(name, space, per_episode, seed=seed)
+            volumes.append(race_front(space, table, sampler, counts[-1]))
+        shares = np.median(volumes, axis=0) / whole
+        last[name] = [round(float(shares[count - 1]), 4) for count in counts]
+        print(f"| {name} | " + " | ".join(f"{share:.1%}" for share in last[name]) + " |", flush=True)
+    print(json.dumps(last))
+
+
 def quartiles(values: Sequence[float]) -> list[float]:
     """First quartile, median and third quartile."""
     return [float(value) for value in np.percentile(values, (25, 50, 75))]
@@ -143,6 +199,7 @@ def main() -> None:
     """Race them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=("short", "full"), default="short")
+    parser.add_argument("--objective", choices=("reward", "pareto"), default="reward")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--space", default=str(SPACE))
     parser.add_argument("--seeds", type=int, default=50)
@@ -155,6 +212,9 @@ def main() -> None:
 
     table = read_table(args.table, REWARDS["r2"])
     space = SearchSpace.load(args.space)
+    if args.objective == "pareto":
+        print_fronts(space, table, args.per_episode, args.seeds)
+        return
     budget = LatencyBudget(args.speedup)
     rewards = [measured.reward for measured in table.values() if budget.met_by(measured)]
     best = max(rewards)

@@ -73,8 +73,7 @@ def test_embeddings_of_any_encoder_can_be_inherited(encoder_path):
 
 def test_a_student_of_any_encoder_trains(encoder_path, train_texts, tmp_path):
     from kdnas_hf import DistillationTrainer, DistillationTrainingArguments
-    from kdnas_hf.search import Architecture
-    from kdnas_hf.search.search import student_config
+    from kdnas_hf.search import Architecture, student_config
 
     teacher = load_teacher(str(encoder_path))
     args = DistillationTrainingArguments(
@@ -89,8 +88,7 @@ def test_a_student_of_any_encoder_trains(encoder_path, train_texts, tmp_path):
 
 def test_padding_late_in_the_vocabulary_costs_a_student_no_positions(tokenizer):
     """As in ModernBERT, whose padding token is number 50283."""
-    from kdnas_hf.search import Architecture
-    from kdnas_hf.search.search import student_config
+    from kdnas_hf.search import Architecture, student_config
     from tiny_teacher import make_tokenizer
 
     late = make_tokenizer()

@@ -2,9 +2,10 @@
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from kdnas_hf.search import CONTROLLERS, EpsilonSchedule, SearchSpace, make_controller
-from kdnas_hf.search.controllers import LSTMSampler, architecture_of
+from kdnas_hf.search.controllers import REWARD, LSTMSampler, architecture_of
 
 SPACE = SearchSpace.from_dict(
     {
@@ -144,3 +145,27 @@ def test_an_architecture_that_misses_a_constraint_does_not_lead():
 def test_unknown_controller_is_refused():
     with pytest.raises(ValueError, match="choose from bayesian, lstm, tpe, gp, nsga2, random"):
         make_controller("grid", SPACE, 4)
+
+
+def test_bayesian_optimisation_learns_from_candidates_that_were_stopped():
+    """Mean of the rewards that the second episode proposes, with and without what the stopped ones promised."""
+
+    def second_episode(seed, tells):
+        sampler = make_controller("bayesian", SPACE, 12, seed=seed)
+        study = optuna.create_study(sampler=sampler, direction="maximize")
+        for number in range(24):
+            trial = study.ask()
+            for choice, values in SPACE.choices.items():
+                trial.suggest_categorical(choice, values)
+            reward = reward_of(architecture_of(study.get_trials(deepcopy=False)[number]))
+            if number >= 12:
+                continue
+            stopped = number % 6 > 0
+            trial.report(0.0, 5 if stopped else 10)
+            if stopped and tells:
+                trial.set_user_attr(REWARD, reward - 0.1)  # it has still to learn
+            study.tell(trial, None if stopped else reward, state=TrialState.PRUNED if stopped else TrialState.COMPLETE)
+        return sum(reward_of(architecture) for architecture in chosen(study)[12:]) / 12
+
+    seeds = range(4)
+    assert sum(second_episode(s, True) for s in seeds) > sum(second_episode(s, False) for s in seeds) + 0.1

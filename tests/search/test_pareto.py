@@ -13,6 +13,7 @@ from tiny_search import tiny_search
 from kdnas_hf import SearchArguments
 from kdnas_hf.search import SearchSpace, front_uncertainty, make_controller, pareto_front
 from kdnas_hf.search.controllers import PARETO_CONTROLLERS, architecture_of
+from kdnas_hf.search.controllers.bayesian import GaussianProcess
 from kdnas_hf.search.importance import importances
 
 LANDSCAPE = SearchSpace.from_dict(
@@ -69,23 +70,32 @@ def test_the_front_is_found_with_fewer_candidates_than_by_chance():
     assert found["bayesian"] > found["random"] + 0.5 * (whole - found["random"])
 
 
-@pytest.mark.parametrize("controller", PARETO_CONTROLLERS)
+@pytest.mark.parametrize(
+    "controller", ["bayesian", *(pytest.param(one, marks=pytest.mark.long) for one in PARETO_CONTROLLERS[1:])]
+)
 def test_a_search_of_the_front_resumes_and_reports_it(tmp_path, controller):
     settings = {"objective": "pareto", "candidates_per_episode": 4, "controller": controller}
-    tiny_search(tmp_path, num_episodes=3, **settings).run()
+    tiny_search(tmp_path, num_episodes=2, **settings).run()
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
     lines = [json.loads(line) for line in (tmp_path / "architectures.jsonl").read_text().splitlines()]
     assert [trial.values for trial in study.trials] == [
         pytest.approx([1 - line["loss"], 1 / line["speedup"]]) for line in lines
     ]
-    assert len({json.dumps(line["architecture"]) for line in lines}) == 12
+    assert len({json.dumps(line["architecture"]) for line in lines}) == 8
     # the ledger alone brings everything back
     (tmp_path / "study.db").unlink()
-    again = tiny_search(tmp_path, num_episodes=3, **settings).run()
+    again = tiny_search(tmp_path, num_episodes=2, **settings).run()
     assert [json.loads(one.to_json()) for one in again.records] == lines
     reopened = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert [trial.values for trial in reopened.trials] == [trial.values for trial in study.trials]
     assert "the Pareto front of quality (1 - loss) and latency" in (tmp_path / "report.md").read_text()
+
+
+def test_workers_search_the_front_as_one_search_does(tmp_path):
+    settings = {"objective": "pareto", "controller": "bayesian", "num_episodes": 2}
+    alone = tiny_search(tmp_path / "alone", **settings).run().records
+    shared = tiny_search(tmp_path / "worker", storage=f"journal:{tmp_path}/study.log", **settings).run().records
+    assert [(one.architecture, one.loss) for one in shared] == [(one.architecture, one.loss) for one in alone]
 
 
 def test_learning_curves_of_two_objectives_are_kept(tmp_path):
@@ -144,6 +154,20 @@ def test_the_noise_of_r2_is_what_the_space_does_not_explain():
     quiet = front_uncertainty(of_the_space(24), SPACE, 15).r2_deviation
     noisy = front_uncertainty(of_the_space(24, noise=0.05), SPACE, 15).r2_deviation
     assert quiet < 0.02 < noisy < 0.1
+
+
+def test_errors_of_what_was_left_out_are_those_of_fits_without_it():
+    random = np.random.default_rng(0)
+    features = random.random((10, 2))
+    values = features[:, 0] + 0.1 * random.standard_normal(10)
+    values -= values.mean()  # a process of the others has another mean; here all have the same
+    whole = GaussianProcess.fit(features, values, seed=0)
+    for index, error in enumerate(whole.left_out_errors()):
+        others = np.arange(10) != index
+        one = GaussianProcess(whole.kernel, whole.noise, features[others], values[others] / whole.scale)
+        one.mean, one.scale = 0.0, 1.0
+        one.process.fit(one.features, one.values)
+        assert error == pytest.approx(values[index] - one.predict(features[[index]])[0][0] * whole.scale, abs=1e-8)
 
 
 def test_importance_is_that_of_the_choice_which_explains_the_figure():

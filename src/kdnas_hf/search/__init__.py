@@ -4,6 +4,7 @@ from .architecture import Architecture
 from .arguments import SearchArguments
 from .budgets import LatencyBudget, parse_latency
 from .callback import Candidate, NASSearchCallback
+from .checks import check_search, student_config
 from .configuration import training_configuration
 from .controllers import (
     CONTROLLERS,
@@ -20,8 +21,9 @@ from .halving import SuccessiveHalving
 from .latency_model import LatencyModel
 from .ledger import ArchitectureRecord, Ledger
 from .report import recommend
+from .result import DistilledStudent, SearchResult
 from .reward import REWARDS, Reward
-from .search import ArchitectureSearch, DistilledStudent, SearchError, SearchResult, check_search, student_config
+from .search import ArchitectureSearch, SearchError
 from .shared_study import SharedStudy
 from .space import SearchSpace
 from .storage import StorageError

@@ -59,7 +59,7 @@ class NASSearchCallback(TrainerCallback):
     """Reports the progress of each candidate to its trial, and records what was measured when the mini-KD ends.
 
     The trainer evaluates at the end of each epoch and after the last step, because this callback asks for it; at each
-    rung of successive halving, where the lesser candidates are dropped from the pool; and half-way to each of these,
+    rung of successive halving, where the lesser candidates are dropped from the pool; and after half of the steps, from
     where the reward extrapolates the learning curve. Only the main process writes.
 
     Args:
@@ -101,10 +101,10 @@ class NASSearchCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Ask for an evaluation after the last step, at each rung, and half-way there where the reward needs it."""
+        """Ask for an evaluation after the last step, half-way to it if the reward needs that, and at each rung."""
         wanted = {*self._rungs(state), state.max_steps}
         if self.reward.horizon > 1:
-            wanted |= {earlier_step(step) for step in wanted}
+            wanted.add(earlier_step(state.max_steps))
         if state.global_step in wanted:
             control.should_evaluate = True
         return control
@@ -179,7 +179,10 @@ class NASSearchCallback(TrainerCallback):
                 self.on_record(record)
 
     def _loss(self, name: str, step: int) -> float | None:
-        """L of a candidate's reward, as it looks after ``step``; None if it was dropped or is not finite."""
+        """L of a candidate's reward, as it looks after ``step``; None if it was dropped or is not finite.
+
+        At a rung it is extrapolated where half of its steps were a rung as well, else as measured.
+        """
         loss = self._metric(self._readings.get(step, {}), name, self.reward.metric)
         earlier = earlier_step(step)
         earlier_loss = self._metric(self._readings.get(earlier, {}), name, self.reward.metric)

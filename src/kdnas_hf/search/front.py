@@ -31,7 +31,7 @@ class FrontUncertainty:
     """What noise does to a front.
 
     Attributes:
-        r2_deviation: Standard deviation of the R² of one architecture; None where too little was measured to say.
+        r2_deviation: At most the standard deviation of the R² of one architecture; None where too little was measured.
         chances: By trial, how often it is on the front if all were measured again.
     """
 
@@ -44,8 +44,8 @@ def front_uncertainty(
 ) -> FrontUncertainty:
     """Draw what would have been measured a second time, many times, and see who is on the front.
 
-    The noise of R² is what a Gaussian process over the space leaves unexplained, which is rather too much; that of
-    a latency follows from its interquartile range.
+    The noise of R² is taken to be the error with which a Gaussian process predicts each architecture from the others,
+    which is rather too much; that of a latency follows from its interquartile range.
 
     Args:
         records: What was measured.
@@ -60,7 +60,7 @@ def front_uncertainty(
     if len(complete) >= FEWEST and quality.std() > 0:
         features = ArchitectureFeatures(space)([record.architecture for record in complete])
         process = GaussianProcess.fit(features, quality, seed)
-        deviation = float(math.sqrt(process.noise) * process.scale)
+        deviation = float(np.sqrt(np.mean(process.left_out_errors() ** 2)))
     spread = np.array([record.latency_iqr_ms / record.latency_ms for record in complete])
     spread = spread / QUARTILES * MEDIAN / math.sqrt(latency_repeats)
     random = np.random.default_rng(seed)

@@ -6,14 +6,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .budgets import LatencyBudget
 from .front import pareto_front
 from .ledger import ArchitectureRecord
-
-if TYPE_CHECKING:
-    from .search import DistilledStudent
+from .result import DistilledStudent
 
 NAMED = 5  # learning curves that the legend names
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..markdown_table import markdown_table
 from .arguments import SearchArguments
@@ -16,11 +16,9 @@ from .importance import importances
 from .ledger import ArchitectureRecord
 from .plots import plot_front, plot_learning_curves
 from .prediction import predict_space
+from .result import DistilledStudent, SearchResult
 from .reward import Reward
 from .space import SearchSpace
-
-if TYPE_CHECKING:
-    from .search import DistilledStudent, SearchResult
 
 REPORT_FILE = "report.md"
 PLOT_FILE = "pareto.png"
@@ -47,7 +45,7 @@ def recommendations(result: SearchResult, args: SearchArguments) -> list[dict[st
     """
     distilled = {student.architecture: student.path for student in result.students}
     found = []
-    for budget in args.budgets or [args.budget.stricter(one) for one in BUDGETS]:
+    for budget in args.budgets or dict.fromkeys(args.budget.stricter(one) for one in BUDGETS):
         record = recommend(result.records, budget)
         limits = {
             "budget": str(budget),
@@ -163,8 +161,8 @@ def _front_section(records: Sequence[ArchitectureRecord], uncertainty: FrontUnce
     noise = (
         "latencies vary as their interquartile ranges say; too little was measured to say how much R² does"
         if uncertainty.r2_deviation is None
-        else f"R² varies by ± {uncertainty.r2_deviation:.3f} (what a Gaussian process over the space leaves "
-        "unexplained), latencies as their interquartile ranges say"
+        else f"R² varies by ± {uncertainty.r2_deviation:.3f} (the error of predicting an architecture from the others: "
+        "rather too much), latencies as their interquartile ranges say"
     )
     maybe = ", ".join(f"#{r.number} ({r.architecture}; {uncertainty.chances[r.number]:.0%})" for r in others)
     return (

@@ -9,13 +9,12 @@ import hashlib
 import json
 import math
 import os
-import random
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,26 +39,24 @@ from ..distillation import (
     check_cacheable,
     last_whole_checkpoint,
     place_teacher,
-    resolve_layer_mapping,
     text_lengths,
 )
 from ..distillation.pool_memory import halves, is_out_of_memory, split_by_memory, training_bytes
 from ..distillation.state_caching import CACHE_FOLDER
-from ..export import get_backend, require_runtime
 from ..latency import DeviceFingerprint, LatencyBenchmark
 from ..run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration
-from ..students import KDNASConfig, KDNASModel, read_teacher_layers
-from ..students.vocabulary_trimming import check_trimmable
+from ..students import KDNASConfig, KDNASModel
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
+from .checks import check_length, check_search, example_of, student_config
 from .configuration import resolve_configuration
 from .controllers import make_controller
 from .latencies import ArchitectureLatencies
 from .ledger import ArchitectureRecord
 from .report import recommend, write_report
+from .result import DistilledStudent, SearchResult
 from .shared_study import WORKER_FILE, SharedStudy
 from .space import Architecture, SearchSpace
-from .storage import open_storage
 from .study import SearchStudy
 from .tracking import SearchTracker
 from .warm_start import read_warm_start
@@ -74,62 +71,6 @@ STUDENT_FOLDER = "student"
 LOCK_FILE = ".lock"
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class DistilledStudent:
-    """A student that was distilled on the full corpus.
-
-    Attributes:
-        path: Its directory, relative to the run directory.
-        architecture: Its shape.
-        loss: L of the reward, on held-out text.
-        r2: R² of its last mapped layer on held-out text.
-        r2_per_layer: R² of each of its mapped layers.
-        latency_ms: Median latency, in milliseconds, as the search measured it.
-        latency_iqr_ms: Interquartile range, in milliseconds.
-        teacher_latency_ms: Median latency of the teacher measured interleaved with it, in milliseconds.
-        speedup: ``teacher_latency_ms / latency_ms``.
-        parameters: Its parameters, embeddings included.
-        tokens: Real tokens that it was trained on.
-        reward: Its reward after the full distillation.
-    """
-
-    path: str
-    architecture: Architecture
-    loss: float
-    r2: float
-    r2_per_layer: dict[str, float]
-    latency_ms: float
-    latency_iqr_ms: float
-    teacher_latency_ms: float
-    speedup: float
-    parameters: int
-    tokens: int
-    reward: float
-
-
-@dataclass
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        folder: The run directory.
-        records: Every measured architecture.
-        students: The distilled students, best first.
-        latency_method: How latency was measured, in one sentence.
-        cost: Wall-clock seconds by stage.
-        log_history: What the full distillation logged; of several students the mean of their losses.
-        curves: R² by optimizer steps of the mini-KD, for each trial; in the main process.
-    """
-
-    folder: Path
-    records: list[ArchitectureRecord]
-    students: list[DistilledStudent]
-    latency_method: str
-    cost: dict[str, float] = field(default_factory=dict)
-    log_history: list[dict[str, Any]] = field(default_factory=list)
-    curves: dict[int, dict[int, float]] = field(default_factory=dict)
 
 
 class SearchError(RuntimeError):
@@ -218,7 +159,7 @@ class ArchitectureSearch:
                 raise ValueError(f"{name}_dataset is empty; give more text.")
             longest = max(lengths)
             self.longest_text = max(self.longest_text, longest)
-            _check_length(
+            check_length(
                 f"{name}_dataset has a text of {longest} tokens; truncate to max_length",
                 longest,
                 student_config(self.teacher, example_of(self.space)),
@@ -812,84 +753,6 @@ def _span(numbers: Collection[int]) -> str:
         "" if len(numbers) == last - first + 1 else "-" + hashlib.sha256(repr(sorted(numbers)).encode()).hexdigest()[:8]
     )
     return f"{first:04d}-{last:04d}{gaps}"
-
-
-def student_config(teacher: Teacher, architecture: Architecture) -> KDNASConfig:
-    """Configuration of a student of a teacher: its shape, the teacher's vocabulary and special tokens."""
-    tokenizer = teacher.tokenizer
-    return architecture.to_config(
-        vocab_size=teacher.model.get_input_embeddings().weight.shape[0],
-        pad_token_id=tokenizer.pad_token_id,
-        position_padding_idx=None if tokenizer.pad_token_id <= 1 else 1,
-        bos_token_id=tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id,
-        eos_token_id=tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id,
-    )
-
-
-def check_search(
-    teacher: Teacher,
-    space: SearchSpace,
-    args: SearchArguments,
-    training_args: DistillationTrainingArguments,
-    configuration: Mapping[str, Any] | None = None,
-) -> list[int]:
-    """Check what can be checked before any text is read.
-
-    Args:
-        teacher: The teacher.
-        space: The search space.
-        args: Of the search.
-        training_args: Of every distillation.
-        configuration: What else the result depends on; given, the output directory is checked as well.
-
-    Returns:
-        The teacher's layers that some architecture of the space learns from.
-
-    Raises:
-        ImportError: If the backend whose latency counts is not installed.
-        ValueError: If a layer mapping does not fit, a latency cannot be measured, a tokenizer that is to be trimmed
-            cannot be, or the output directory holds another run.
-    """
-    require_runtime(get_backend(args.latency_backend).runtime)
-    if args.trim_vocabulary:
-        check_trimmable(teacher.tokenizer)
-    if "hidden_states" not in training_args.loss_weights:
-        raise ValueError(
-            f"losses={training_args.losses!r} leaves out hidden_states, but the reward of a search is made "
-            "of its R²; add it, with a small weight if need be."
-        )
-    if training_args.relation_teacher_layer > teacher.dimensions.num_layers:
-        raise ValueError(
-            f"relation_teacher_layer={training_args.relation_teacher_layer}: the teacher has layers 1 to "
-            f"{teacher.dimensions.num_layers}."
-        )
-    if "logits" in training_args.loss_weights and teacher.masked_lm is None:
-        raise ValueError("losses: 'logits' needs a teacher that is loaded with masked_lm_head=True.")
-    if training_args.student_init == "teacher":
-        read_teacher_layers(teacher.model)  # raises where layers of this kind cannot be copied
-    mappings = [
-        resolve_layer_mapping(training_args.layer_mapping, depth, teacher.dimensions.num_layers)
-        for depth in space.num_hidden_layers
-    ]
-    sequence = args.latency_sequence_length
-    example = student_config(teacher, example_of(space))
-    _check_length(f"latency_sequence_length={sequence} is too long; choose", sequence, example)
-    if configuration is not None:
-        resolved = resolve_configuration(teacher, space, args, training_args, texts=None, extra=configuration)
-        refuse_other_run(Path(training_args.output_dir or "runs"), resolved, resume=args.resume)
-        if args.storage is not None and training_args.process_index == 0:
-            open_storage(args.storage)
-    return sorted({pair.teacher for mapping in mappings for pair in mapping})
-
-
-def example_of(space: SearchSpace) -> Architecture:
-    """Any member of a space."""
-    return space.sample(random.Random(0), 1)[0]
-
-
-def _check_length(complaint: str, tokens: int, config: KDNASConfig) -> None:
-    if tokens > config.max_tokens:
-        raise ValueError(f"{complaint} at most {config.max_tokens}: a student has no more positions.")
 
 
 def _identity(dataset: datasets.Dataset) -> str:

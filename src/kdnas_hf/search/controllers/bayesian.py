@@ -102,9 +102,9 @@ class BayesianSampler(ArchitectureSampler):
 
     Of a study of two objectives the gain is in the hypervolume that its Pareto front dominates: see `FrontSurrogate`.
 
-    Where successive halving stopped candidates, what they promised is regressed with the rest: whether one trained to
-    the end is a feature (as fidelity is in Kandasamy et al. 2017, arXiv 1703.06240), and candidates are asked for as
-    trained to the end.
+    Where successive halving stopped candidates, what they promised is regressed with the rest: the share of the steps
+    that each trained is a feature (as fidelity is in Kandasamy et al. 2017, arXiv 1703.06240), and what is predicted is
+    the reward after a whole mini-KD.
 
     Args:
         space: The search space.
@@ -165,10 +165,11 @@ class Surrogate:
     def __init__(self, features: np.ndarray, trials: Sequence[FrozenTrial], seed: int) -> None:
         rewards = np.array([value_of(trial) for trial in trials])
         whole = np.array([trial.state is TrialState.COMPLETE for trial in trials])
+        share = np.array([trained_share(trial, trials) for trial in trials])
         feasible = whole & np.array([is_feasible(trial) for trial in trials])
         self.leaders = features[feasible] if feasible.any() else features[whole]
         self.stops_early = not whole.all()
-        fidelity = np.column_stack([features, whole]) if self.stops_early else features
+        fidelity = np.column_stack([features, share]) if self.stops_early else features
         self.reward = GaussianProcess.fit(fidelity, rewards, seed)
         self.constraints = Constraints(features, trials, seed)
 
@@ -191,6 +192,13 @@ class Surrogate:
     def _trained(self, features: np.ndarray) -> np.ndarray:
         """Features for the process of rewards, as of architectures that train to the end."""
         return np.column_stack([features, np.ones(len(features))]) if self.stops_early else features
+
+
+def trained_share(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> float:
+    """The share of a mini-KD's steps that a candidate trained: 1 if it was not stopped early."""
+    if trial.state is TrialState.COMPLETE or trial.last_step is None:
+        return float(trial.state is TrialState.COMPLETE)
+    return trial.last_step / max(other.last_step for other in trials if other.last_step is not None)
 
 
 class FrontSurrogate:
@@ -313,6 +321,15 @@ class GaussianProcess:
             return self
         values = np.concatenate([self.values, self.predict(features)[0]])
         return GaussianProcess(self.kernel, self.noise, np.concatenate([self.features, features]), values)
+
+    def left_out_errors(self) -> np.ndarray:
+        """By how much each value differs from its prediction by the others: ``(points,)``.
+
+        (Rasmussen and Williams 2006, equation 5.12.)
+        """
+        covariance = self.kernel(self.features) + self.noise * np.eye(len(self.values))
+        precision = np.linalg.inv(covariance)
+        return precision @ ((self.values - self.mean) / self.scale) / np.diag(precision) * self.scale
 
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation, without noise.
