@@ -91,20 +91,31 @@ def promised_loss(row: Mapping[str, str], step: int, max_steps: int, reward: Rew
     return reward.extrapolate(float(row[f"loss_{earlier}"]), loss, earlier, step, max_steps)
 
 
-def read_table(path: Path, reward: Reward) -> dict[Architecture, Measured]:
-    """What was measured of each architecture with the first seed of the mini-KD."""
+def read_rows(path: Path) -> dict[Architecture, dict[str, str]]:
+    """The rows of a table by architecture, of the first seed of the mini-KD."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    steps = sorted(int(name.removeprefix("loss_")) for name in rows[0] if name.startswith("loss_"))
     first = min(int(row["seed"]) for row in rows)
-    measured = {}
+    found = {}
     for row in rows:
-        if int(row["seed"]) != first:
-            continue
-        numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
+        if int(row["seed"]) == first:
+            numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
+            found[Architecture(**numbers)] = row  # type: ignore[arg-type]
+    return found
+
+
+def steps_of(row: Mapping[str, str]) -> list[int]:
+    """The steps at which the learning curve was read."""
+    return sorted(int(name.removeprefix("loss_")) for name in row if name.startswith("loss_"))
+
+
+def read_table(path: Path, reward: Reward) -> dict[Architecture, Measured]:
+    """What was measured of each architecture."""
+    measured = {}
+    for architecture, row in read_rows(path).items():
+        steps = steps_of(row)
         loss = promised_loss(row, steps[-1], steps[-1], reward)
         latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
-        architecture = Architecture(**numbers)  # type: ignore[arg-type]
         measured[architecture] = Measured(reward(loss, latency, teacher), 1 - loss, latency, teacher / latency)
     return measured
 

@@ -11,7 +11,6 @@ reward of the architecture that the search would recommend. The last line is one
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 from collections.abc import Mapping
@@ -22,12 +21,11 @@ import optuna
 from optuna.trial import TrialState
 from tqdm.auto import tqdm
 
-from controllers import SPACE, TABLE, promised_loss, quartiles
+from controllers import SPACE, TABLE, promised_loss, quartiles, read_rows, steps_of
 from kdnas_hf import Architecture, SearchSpace
 from kdnas_hf.search import REWARDS, LatencyBudget, Reward, SearchArguments, make_controller
 from kdnas_hf.search.controllers import REWARD, architecture_of
 from kdnas_hf.search.halving import SuccessiveHalving
-from kdnas_hf.search.space import CHOICES
 
 RULES = {
     "all": None,
@@ -59,19 +57,12 @@ class Curve:
 
 
 def read_curves(path: Path, reward: Reward) -> dict[Architecture, Curve]:
-    """Learning curves by architecture, of the first seed."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    steps = sorted(int(name.removeprefix("loss_")) for name in rows[0] if name.startswith("loss_"))
-    first = min(int(row["seed"]) for row in rows)
+    """Learning curves by architecture."""
     curves = {}
-    for row in rows:
-        if int(row["seed"]) != first:
-            continue
+    for architecture, row in read_rows(path).items():
         latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
+        steps = steps_of(row)
         rewards = {step: reward(promised_loss(row, step, steps[-1], reward), latency, teacher) for step in steps}
-        numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
-        architecture = Architecture(**numbers)  # type: ignore[arg-type]
         curves[architecture] = Curve(rewards, int(row["tokens"]), latency, teacher / latency)
     return curves
 

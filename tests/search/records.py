@@ -12,6 +12,17 @@ SPACE = SearchSpace.from_dict(
     }
 )
 
+# one to climb in
+LANDSCAPE = SearchSpace.from_dict(
+    {
+        "num_hidden_layers": [1, 2, 3, 4, 5, 6],
+        "num_attention_heads": [2, 3, 4],
+        "hidden_size": [24, 36, 48],
+        "intermediate_size": [32, 64, 96, 128],
+        "hidden_act": ["gelu", "relu"],
+    }
+)
+
 
 def record(number, architecture=None, r2=0.3, latency=10.0, state="complete", episode=0, reward=None):
     complete = state == "complete"

@@ -3,19 +3,10 @@
 import optuna
 import pytest
 from optuna.trial import TrialState
+from records import LANDSCAPE as SPACE
 
 from kdnas_hf.search import CONTROLLERS, EpsilonSchedule, SearchSpace, make_controller
 from kdnas_hf.search.controllers import REWARD, LSTMSampler, architecture_of
-
-SPACE = SearchSpace.from_dict(
-    {
-        "num_hidden_layers": [1, 2, 3, 4, 5, 6],
-        "num_attention_heads": [2, 3, 4],
-        "hidden_size": [24, 36, 48],
-        "intermediate_size": [32, 64, 96, 128],
-        "hidden_act": ["gelu", "relu"],
-    }
-)
 
 
 @pytest.fixture(autouse=True)

@@ -7,24 +7,14 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from records import SPACE, record
+from records import LANDSCAPE, SPACE, record
 from tiny_search import tiny_search
 
 from kdnas_hf import SearchArguments
-from kdnas_hf.search import SearchSpace, front_uncertainty, make_controller, pareto_front
+from kdnas_hf.search import front_uncertainty, make_controller, pareto_front
 from kdnas_hf.search.controllers import PARETO_CONTROLLERS, architecture_of
 from kdnas_hf.search.controllers.bayesian import GaussianProcess
 from kdnas_hf.search.importance import importances
-
-LANDSCAPE = SearchSpace.from_dict(
-    {
-        "num_hidden_layers": [1, 2, 3, 4, 5, 6],
-        "num_attention_heads": [2, 3, 4],
-        "hidden_size": [24, 36, 48],
-        "intermediate_size": [32, 64, 96, 128],
-        "hidden_act": ["gelu", "relu"],
-    }
-)
 
 
 @pytest.fixture(autouse=True)
