@@ -85,6 +85,14 @@ def test_a_resumed_search_goes_on_and_logs_nothing_twice(tmp_path, runs):
     assert measured[0][1]["search/best_reward"] >= records[0].reward
 
 
+def test_an_error_before_the_trackers_run_is_the_error(tmp_path, runs):
+    search(tmp_path, num_episodes=1).run()
+    other = search(tmp_path, num_episodes=2)
+    with pytest.raises(ValueError, match="num_episodes"):
+        other.run()
+    assert not runs[1].ended
+
+
 def test_trackers_that_a_search_does_not_know_are_named(tmp_path, caplog):
     one = tiny_search(tmp_path)
     caplog.set_level("WARNING")

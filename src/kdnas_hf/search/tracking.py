@@ -34,6 +34,7 @@ class SearchTracker(TrainerCallback):
 
     def __init__(self, report_to: Sequence[str], folder: Path, budget: LatencyBudget) -> None:
         self.trackers: list[GeneralTracker] = []
+        self.running: list[GeneralTracker] = []
         self.budget = budget
         self.measured = 0
         self.tokens = 0
@@ -60,6 +61,7 @@ class SearchTracker(TrainerCallback):
         for tracker in self.trackers:
             if hasattr(tracker, "start"):  # in newer versions of accelerate
                 tracker.start()
+            self.running.append(tracker)
             tracker.store_init_configuration(_flat(configuration))
 
     def record(self, record: ArchitectureRecord) -> None:
@@ -82,8 +84,8 @@ class SearchTracker(TrainerCallback):
 
     def end(self) -> None:
         """End the trackers' runs."""
-        for tracker in self.trackers:
-            tracker.finish()
+        while self.running:
+            self.running.pop().finish()
 
     def _count(self, record: ArchitectureRecord) -> None:
         self.measured += 1
@@ -94,7 +96,7 @@ class SearchTracker(TrainerCallback):
                 self.best = record
 
     def _log(self, values: Mapping[str, Any], step: int) -> None:
-        for tracker in self.trackers:
+        for tracker in self.running:
             tracker.log(dict(values), step=step)
 
 
