@@ -5,9 +5,9 @@
 Random architectures are distilled together from the same start for each budget of steps, and for ten times that budget.
 Latency is measured once and goes into every reward, so that the correlation says what the shorter training does to it.
 The mini-KD's reward is that of a search: its loss is extrapolated to the longer training. Printed beside it are the
-reward of the loss as measured, R² alone (without latency), the correlation of two mini-KDs with different seeds, which
-is what noise allows, and what is lost by the architecture that the mini-KD finds best: how much lower its reward after
-the longer training is than the best one's. The last line is one JSON object.
+reward of the loss as measured, the losses alone (without latency), the correlation of two mini-KDs with different
+seeds, which is what noise allows, and what is lost by the architecture that the mini-KD finds best: how much lower its
+reward after the longer training is than the best one's. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -39,12 +39,16 @@ class Outcome:
 
     Attributes:
         r2: Last-layer R² of each on held-out text.
+        loss: L of each on held-out text.
+        promised: L that its learning curve promises.
         reward: Its reward, of the loss as it was measured.
         extrapolated: Its reward, of the loss that its learning curve promises.
         minutes: Wall time, with evaluations.
     """
 
     r2: list[float]
+    loss: list[float]
+    promised: list[float]
     reward: list[float]
     extrapolated: list[float]
     minutes: float
@@ -82,12 +86,14 @@ def distil(
         metrics = trainer.evaluate()
         minutes = (time.monotonic() - started) / 60
     earlier = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
-    outcome = Outcome([], [], [], minutes)
+    outcome = Outcome([], [], [], [], [], minutes)
     for name in configs:
         key = f"eval_{name}_last_layer_loss"
         latencies = latency[name].median_ms, latency["teacher"].median_ms
         promised = reward.extrapolate(earlier[key], metrics[key], int(earlier["step"]), steps)
         outcome.r2.append(metrics[f"eval_{name}_r2"])
+        outcome.loss.append(metrics[key])
+        outcome.promised.append(promised)
         outcome.reward.append(reward(metrics[key], *latencies))
         outcome.extrapolated.append(reward(promised, *latencies))
     del trainer
@@ -141,20 +147,21 @@ def main() -> None:
             + " |"
         )
     print(
-        f"\n| steps | minutes for all | Spearman with {args.times} times the steps: reward | reward of the loss as "
-        "measured | R² alone | reward of two seeds | lost by taking the mini-KD's best |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |"
+        f"\n| steps | minutes for all | Spearman with {args.times} times the steps: loss | loss as measured | reward | "
+        "reward of the loss as measured | reward of two seeds | lost by taking the mini-KD's best |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     found = {}
     for steps in args.steps:
         mini, longer = outcomes[steps], outcomes[steps * args.times]
         by_reward = correlation(mini.extrapolated, longer.reward)
+        by_loss, by_measured = correlation(mini.promised, longer.loss), correlation(mini.loss, longer.loss)
         by_seed = correlation(mini.extrapolated, again[steps].extrapolated)
         found[str(steps)] = round(by_reward, 3)
         best = mini.extrapolated.index(max(mini.extrapolated))
         print(
-            f"| {steps} | {mini.minutes:.2f} | {by_reward:.3f} | {correlation(mini.reward, longer.reward):.3f} | "
-            f"{correlation(mini.r2, longer.r2):.3f} | {by_seed:.3f} | "
+            f"| {steps} | {mini.minutes:.2f} | {by_loss:.3f} | {by_measured:.3f} | {by_reward:.3f} | "
+            f"{correlation(mini.reward, longer.reward):.3f} | {by_seed:.3f} | "
             f"{1 - longer.reward[best] / max(longer.reward):.1%} |"
         )
     print(json.dumps({"spearman": found, "architectures": len(configs), "times": args.times}))
