@@ -159,7 +159,7 @@ def test_a_search_with_a_sharded_teacher_measures_the_same(recipe, settings, tmp
     ("changes", "message"),
     [
         ({"num_episode": 3}, "did you mean num_episodes?"),
-        ({"controller": "lsmt"}, "choose from lstm, tpe, gp, nsga2, random"),
+        ({"controller": "lsmt"}, "choose from bayesian, lstm, tpe, gp, nsga2, random"),
         ({"layer_mapping": "unifrom"}, "did you mean 'uniform'"),
         ({"layer_mapping": "1:9"}, "teacher layer 9, but the teacher has layers 1 to 4"),
         ({"space": "tiny"}, "neither a preset"),
