@@ -391,7 +391,7 @@ def test_misfits_are_refused(teacher, tokenizer, train_texts, tmp_path):
     with pytest.raises(ValueError, match="pass it, or statistics"):
         DistillationTrainer(config_of("small", teacher), teacher, arguments(tmp_path))
     pool = make(teacher, tmp_path, train_texts, students=SHAPES)
-    with pytest.raises(ValueError, match="holds 3 students"):
+    with pytest.raises(ValueError, match="holds 4 students"):
         _ = pool.student
 
 
