@@ -11,6 +11,8 @@ from kdnas_hf.search import claims as module
 from kdnas_hf.search.claims import ClaimLostError, Claims
 from kdnas_hf.search.storage import open_storage
 
+pytestmark = pytest.mark.long  # depends on no line of transformers
+
 
 @pytest.fixture(autouse=True)
 def _quiet():

@@ -8,6 +8,8 @@ from records import LANDSCAPE as SPACE
 from kdnas_hf.search import CONTROLLERS, EpsilonSchedule, SearchSpace, make_controller
 from kdnas_hf.search.controllers import REWARD, LSTMSampler, architecture_of
 
+pytestmark = pytest.mark.long  # depends on no line of transformers
+
 
 @pytest.fixture(autouse=True)
 def _quiet():

@@ -88,6 +88,7 @@ class Dies(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [4, 7])
 def test_a_killed_search_stops_the_same_candidates(finished, tmp_path, step):
     search = tiny_search(tmp_path, **HALVING)

@@ -81,6 +81,7 @@ def test_a_search_of_the_front_resumes_and_reports_it(tmp_path, controller):
     assert "the Pareto front of quality (1 - loss) and latency" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.long
 def test_workers_search_the_front_as_one_search_does(tmp_path):
     settings = {"objective": "pareto", "controller": "bayesian", "num_episodes": 2}
     alone = tiny_search(tmp_path / "alone", **settings).run().records

@@ -10,6 +10,8 @@ from kdnas_hf.search import CONTROLLERS, Architecture, EpsilonSchedule, SearchSp
 from kdnas_hf.search.controllers import architecture_of, distributions
 from kdnas_hf.search.controllers.bayesian import ArchitectureFeatures
 
+pytestmark = pytest.mark.long  # depends on no line of transformers
+
 SPACE = SearchSpace.from_dict(
     {
         "per_layer": True,

@@ -69,6 +69,7 @@ def test_a_finished_search_is_read_again(finished):
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_a_killed_search_ends_with_the_same_architectures(finished, tmp_path):
     ledger = tmp_path / "architectures.jsonl"
     process = subprocess.Popen(

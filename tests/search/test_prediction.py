@@ -7,6 +7,8 @@ from records import record
 from kdnas_hf.search import SearchSpace
 from kdnas_hf.search.prediction import FEWEST, predict_space
 
+pytestmark = pytest.mark.long  # depends on no line of transformers
+
 SPACE = SearchSpace.from_dict(
     {
         "num_hidden_layers": [1, 2, 3, 4, 6],

@@ -131,6 +131,7 @@ def test_another_configuration_is_refused(finished):
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_a_pool_of_any_size_measures_the_same(finished, tmp_path):
     tiny_search(tmp_path, pool_size=1).run()
     for one, many in zip(outcome(tmp_path), outcome(finished.folder), strict=True):
@@ -214,6 +215,7 @@ def test_a_search_that_dies_between_two_records_measures_nothing_again(finished,
     assert len(steps) == 2 * 10  # of two episodes: the first one's last checkpoint was only evaluated
 
 
+@pytest.mark.long
 def test_a_full_disk_is_named_and_the_search_resumes_to_the_same_result(finished, tmp_path, monkeypatch):
     append = Ledger.append
 
@@ -404,6 +406,7 @@ def test_a_pool_that_runs_out_of_memory_is_halved_and_measures_the_same(finished
         assert one[2:] == pytest.approx(many[2:], rel=1e-4)
 
 
+@pytest.mark.long
 def test_what_a_smaller_pool_measured_before_an_interruption_is_not_trained_again(tmp_path, monkeypatch):
     from kdnas_hf import DistillationTrainer
 

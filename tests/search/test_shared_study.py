@@ -11,6 +11,8 @@ from records import SPACE, record
 from kdnas_hf.search import Ledger, SearchStudy, SharedStudy, make_controller
 from kdnas_hf.search.shared_study import worker_of
 
+pytestmark = pytest.mark.long  # depends on no line of transformers
+
 CONFIGURATION = {"teacher": "tiny", "training": {"learning_rate": 1e-3}}
 
 

@@ -84,6 +84,7 @@ def test_four_workers_one_killed_no_candidate_twice_none_lost(postgresql, tmp_pa
         assert one[2:] == pytest.approx(other[2:], rel=1e-3)
 
 
+@pytest.mark.long
 def test_a_worker_alone_measures_what_a_search_without_storage_does(tmp_path):
     alone = tiny_search(tmp_path / "alone", num_episodes=2).run()
     worker = tiny_search(tmp_path / "worker", num_episodes=2, storage=f"journal:{tmp_path}/study.log").run()
