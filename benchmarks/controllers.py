@@ -25,7 +25,15 @@ import optuna
 from tqdm.auto import tqdm
 
 from kdnas_hf import Architecture, SearchSpace
-from kdnas_hf.search import REWARDS, EpsilonSchedule, LatencyBudget, Reward, SearchArguments, make_controller
+from kdnas_hf.search import (
+    REWARDS,
+    EpsilonSchedule,
+    LatencyBudget,
+    LatencyModel,
+    Reward,
+    SearchArguments,
+    make_controller,
+)
 from kdnas_hf.search.controllers import PARETO_CONTROLLERS, ArchitectureSampler, architecture_of
 from kdnas_hf.search.reward import earlier_step
 from kdnas_hf.search.space import CHOICES
@@ -91,17 +99,20 @@ def promised_loss(row: Mapping[str, str], step: int, max_steps: int, reward: Rew
     return reward.extrapolate(float(row[f"loss_{earlier}"]), loss, earlier, step, max_steps)
 
 
+def read_seeds(path: Path) -> dict[Architecture, list[dict[str, str]]]:
+    """The rows of a table by architecture, one for each seed of the mini-KD that it was measured with, in order."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["seed"]))
+    found: dict[Architecture, list[dict[str, str]]] = {}
+    for row in rows:
+        numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
+        found.setdefault(Architecture(**numbers), []).append(row)  # type: ignore[arg-type]
+    return found
+
+
 def read_rows(path: Path) -> dict[Architecture, dict[str, str]]:
     """The rows of a table by architecture, of the first seed of the mini-KD."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    first = min(int(row["seed"]) for row in rows)
-    found = {}
-    for row in rows:
-        if int(row["seed"]) == first:
-            numbers = {name: row[name] if name == "hidden_act" else int(row[name]) for name in CHOICES}
-            found[Architecture(**numbers)] = row  # type: ignore[arg-type]
-    return found
+    return {architecture: rows[0] for architecture, rows in read_seeds(path).items()}
 
 
 def steps_of(row: Mapping[str, str]) -> list[int]:
@@ -111,13 +122,26 @@ def steps_of(row: Mapping[str, str]) -> list[int]:
 
 def read_table(path: Path, reward: Reward) -> dict[Architecture, Measured]:
     """What was measured of each architecture."""
-    measured = {}
-    for architecture, row in read_rows(path).items():
-        steps = steps_of(row)
-        loss = promised_loss(row, steps[-1], steps[-1], reward)
-        latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
-        measured[architecture] = Measured(reward(loss, latency, teacher), 1 - loss, latency, teacher / latency)
-    return measured
+    return {architecture: measured_of(row, reward) for architecture, row in read_rows(path).items()}
+
+
+def measured_of(row: Mapping[str, str], reward: Reward) -> Measured:
+    """What a row says."""
+    steps = steps_of(row)
+    loss = promised_loss(row, steps[-1], steps[-1], reward)
+    latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
+    return Measured(reward(loss, latency, teacher), 1 - loss, latency, teacher / latency)
+
+
+def describe_noise(path: Path, reward: Reward) -> str:
+    """How much rewards vary between seeds, and how well latencies are regressed, in one sentence."""
+    seeds = [[measured_of(row, reward).reward for row in rows] for rows in read_seeds(path).values() if len(rows) > 1]
+    noise = statistics.fmean(statistics.stdev(values) / statistics.fmean(values) for values in seeds)
+    latencies = {architecture: one.latency_ms for architecture, one in read_table(path, reward).items()}
+    return (
+        f"rewards of {len(seeds)} architectures vary between seeds by {noise:.1%} (standard deviation over mean); a "
+        f"regression of latency is off by {LatencyModel.fit(latencies).error:.1%} in the median"
+    )
 
 
 def race(
@@ -233,7 +257,8 @@ def main() -> None:
     good = sum(reward >= target for reward in rewards)
     print(
         f"{len(table)} architectures, {len(rewards)} of them {budget}; of these: best reward {best:.4f}, median "
-        f"{statistics.median(rewards):.4f}, {good} within {args.within:.0%} of the best; {args.seeds} seeds\n",
+        f"{statistics.median(rewards):.4f}, {good} within {args.within:.0%} of the best; {args.seeds} seeds;\n"
+        f"{describe_noise(args.table, REWARDS['r2'])}\n",
         flush=True,
     )
     names = args.only or (SHORT if args.preset == "short" else list(contestants(args.per_episode)))
