@@ -48,6 +48,7 @@ def test_an_endless_share_begins_again_and_an_empty_one_ends(tokenizer):
     assert sorted(first) == sorted(second)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_two_processes_read_the_whole_stream_once(tokenizer, tmp_path):
     command = [

@@ -97,6 +97,7 @@ def test_runners_of_every_kind_are_measured_side_by_side(backend, tmp_path, grap
     assert report.measurements["student"].median_ms > 0
 
 
+@pytest.mark.long
 def test_memory_is_measured_in_a_process_of_its_own(student_folder, graph_of):
     make_artefact(make_student(), student_folder, "onnx", graph=graph_of())
     assert 0 <= peak_memory_mb(student_folder, "onnx", sequence_length=16) < 500

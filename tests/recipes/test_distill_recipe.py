@@ -113,6 +113,7 @@ def test_started_again_after_its_end_it_trains_no_more(recipe, settings, tmp_pat
     assert again["eval_trained_tokens"] == first["eval_trained_tokens"]
 
 
+@pytest.mark.long
 def test_killed_it_goes_on_to_the_same_student(recipe, settings, tmp_path):
     recipe.main([write(settings, tmp_path / "whole")])
     config = write(settings, tmp_path / "killed")

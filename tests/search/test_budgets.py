@@ -77,6 +77,7 @@ def test_several_budgets_include_the_hard_constraint():
     assert SearchArguments().budgets is None
 
 
+@pytest.mark.long
 def test_a_latency_budget_is_never_missed_and_recommendations_are_for_programs(tmp_path):
     unlimited = tiny_search(tmp_path / "unlimited", num_episodes=2, num_train_epochs=1).run()
     best = unlimited.students[0]

@@ -72,6 +72,7 @@ def test_latency_in_pytorch_is_measured_side_by_side_each_time(teacher, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_search_takes_the_latency_of_the_exported_students(tmp_path, monkeypatch):
     monkeypatch.setenv("KDNAS_HF_CACHE", str(tmp_path / "cache"))
     search = tiny_search(

@@ -122,7 +122,7 @@ def of_words(words):
     if words == ["per_layer"]:
         return {"space": SearchSpace.from_dict(PER_LAYER_SPACE), "num_episodes": 2}
     trained = Trained(Path(sys.argv[1]).with_suffix(".trained"))
-    return {"storage": words[0], "worker_timeout": 8.0, "callbacks": [trained]}
+    return {"storage": words[0], "worker_timeout": 8.0, "num_episodes": 2, "callbacks": [trained]}
 
 
 if __name__ == "__main__":
