@@ -1,11 +1,12 @@
-"""The search that `benchmarks/chaos.py` disturbs: seconds long, and the same numbers each time.
+"""What `benchmarks/chaos.py` disturbs: a search, or a distillation in stages; seconds long, the same numbers each time.
 
 A random XLM-R of 4 layers x 32 teaches, on random words. Latency is a function of the shape, not of the clock.
 
-    python benchmarks/chaos_search.py OUTPUT_DIR EVENTS [--stop_at N] [--diverges TRIAL] [--too_large TRIAL]
+    python benchmarks/chaos_search.py OUTPUT_DIR EVENTS [--diverges TRIAL] [--too_large TRIAL] [--stop_at N]
+    python benchmarks/chaos_search.py OUTPUT_DIR EVENTS --staged [--stop_at N] [--stop_at_step N]
 
-What happens is appended to the file EVENTS, a line for each event: `begin`, `step POOL STEP`, `whole POOL` (its last
-checkpoint is written), `stopped OPERATION`, `operations N`.
+What happens is appended to the file EVENTS, a line for each event: `begin`, `step FOLDER STEP` (of a pool or a stage),
+`whole FOLDER` (its last checkpoint is written), `stopped …`, `operations N`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from transformers import (  # type: ignore[attr-defined]
 )
 
 from kdnas_hf import (
+    Architecture,
     ArchitectureSearch,
     DistillationTrainingArguments,
     LatencyBenchmark,
@@ -36,7 +38,9 @@ from kdnas_hf import (
     SearchSpace,
     Teacher,
     set_up_logging,
+    student_config,
 )
+from kdnas_hf.distillation import distill
 from kdnas_hf.latency import DeviceFingerprint, LatencyMeasurement, LatencyReport
 
 SPACE = {
@@ -46,6 +50,13 @@ SPACE = {
     "intermediate_size": [16, 32],
     "hidden_act": ["gelu", "relu"],
 }
+# three stages that learn other things, train other parts and follow other schedules
+STAGES: list[dict[str, Any]] = [
+    {"losses": "hidden_states", "trains": "embedding_projection layers", "num_train_epochs": 2},
+    {"losses": "hidden_states relations:0.5", "num_train_epochs": 1, "lr_scheduler_type": "cosine"},
+    {"losses": "hidden_states masked_lm:0.1", "trains": "head layers:1", "max_steps": 15, "learning_rate": 1e-3},
+]
+STUDENTS = {"narrow": Architecture(2, 2, 8, 32, "gelu"), "wide": Architecture(3, 2, 16, 32, "relu")}
 WORDS = [f"{a}{b}{c}" for a in "bdgklmn" for b in "aeiou" for c in "prst"]
 FILE_OPERATIONS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "sqlite3.connect")
 MORE_THAN_THERE_IS = 1 << 50  # bytes
@@ -94,34 +105,62 @@ class FileOperations:
             return
         self.count += 1
         if self.count == self.stop_at:
-            self.events.add("stopped", event, path.replace(self.folder, "").lstrip("/") or "file")
-            while True:
-                time.sleep(60)
+            halt(self.events, event, path.replace(self.folder, "").lstrip("/") or "file")
+
+
+def halt(events: Events, *where: object) -> None:
+    """Say where, and do nothing more until killed."""
+    events.add("stopped", *where)
+    while True:
+        time.sleep(60)
 
 
 class Observer(TrainerCallback):
-    """Writes down every step and every last checkpoint, and makes candidates fail as asked for."""
+    """Writes down every step and every last checkpoint, and makes candidates fail as asked for.
 
-    def __init__(self, events: Events, diverges: int | None, too_large: int | None) -> None:
-        self.events, self.diverges, self.too_large = events, diverges, too_large
+    Args:
+        events: Where to write.
+        diverges: The trial whose weights become NaN after three steps.
+        too_large: The trial that does not fit into memory after three steps.
+        stop_at_step: Halt after so many steps of this start.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        diverges: int | None = None,
+        too_large: int | None = None,
+        stop_at_step: int | None = None,
+    ) -> None:
+        self.events, self.diverges, self.too_large, self.stop_at_step = events, diverges, too_large, stop_at_step
+        self.steps = 0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Let weights become NaN, or ask for more memory than any machine has."""
+        """Let weights become NaN, or let the forward pass ask for more memory than any machine has."""
+        if state.global_step != 3:
+            return
         pool: dict[str, Any] = dict(model.members)
-        if f"trial_{self.diverges}" in pool and state.global_step == 3:
+        if f"trial_{self.diverges}" in pool:
             next(pool[f"trial_{self.diverges}"].student.encoder.parameters()).data.fill_(float("nan"))
-        is_search = any(name.startswith("trial_") for name in pool)
-        if self.too_large is not None and is_search and (len(pool) > 1 or f"trial_{self.too_large}" in pool):
-            torch.empty(MORE_THAN_THERE_IS, dtype=torch.uint8)
+        if f"trial_{self.too_large}" in pool:
+            pool[f"trial_{self.too_large}"].student.register_forward_pre_hook(_allocate_too_much)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write down the step."""
-        self.events.add("step", Path(args.output_dir).name, state.global_step)
+        folder = Path(args.output_dir).name
+        self.events.add("step", folder, state.global_step)
+        self.steps += 1
+        if self.steps == self.stop_at_step and state.is_world_process_zero:
+            halt(self.events, "step", state.global_step, "of", folder)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write down that nothing is left to train."""
         if state.global_step >= state.max_steps:
             self.events.add("whole", Path(args.output_dir).name)
+
+
+def _allocate_too_much(module: torch.nn.Module, inputs: Any) -> None:
+    torch.empty(MORE_THAN_THERE_IS, dtype=torch.uint8)
 
 
 def make_teacher() -> Teacher:
@@ -179,42 +218,69 @@ def make_search(folder: Path, callback: TrainerCallback) -> ArchitectureSearch:
             epsilon_decay=0.5,
             latency_sequence_length=8,
         ),
-        training_args=DistillationTrainingArguments(
-            output_dir=str(folder),
-            num_train_epochs=1,
-            global_train_batch_size=16,
-            learning_rate=5e-3,
-            statistics_sentences=32,
-            save_steps=4,
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-            seed=1,
-        ),
+        training_args=training_arguments(folder),
         latency_benchmark=ShapeLatency(sequence_length=8),
         callbacks=[callback],
     )
 
 
+def training_arguments(folder: Path, **more: Any) -> DistillationTrainingArguments:
+    """One pass over the text, with a checkpoint every fourth step."""
+    return DistillationTrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        global_train_batch_size=16,
+        learning_rate=5e-3,
+        statistics_sentences=32,
+        save_steps=4,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=1,
+        **more,
+    )
+
+
+def distil_in_stages(folder: Path, callback: TrainerCallback) -> None:
+    """Distil two students in three stages, and save them."""
+    teacher = make_teacher()
+    trainer = distill(
+        {name: student_config(teacher, architecture) for name, architecture in STUDENTS.items()},
+        teacher,
+        training_arguments(folder / "distillation", stages=STAGES, save_total_limit=2),
+        make_texts(teacher.tokenizer, 160, seed=1),
+        callbacks=[callback],
+    )
+    trainer.save_students(folder / "student")
+    trainer.accelerator.wait_for_everyone()
+
+
 def main() -> None:
-    """Search."""
+    """Search, or distil in stages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("events", type=Path)
+    parser.add_argument("--staged", action="store_true", help="distil in stages instead of a search")
     parser.add_argument("--stop_at", type=int, help="halt before this file operation")
+    parser.add_argument("--stop_at_step", type=int, help="halt after so many steps")
     parser.add_argument("--diverges", type=int, help="the trial whose weights become NaN")
-    parser.add_argument("--too_large", type=int, help="no pool fits into memory, and this trial not even alone")
+    parser.add_argument("--too_large", type=int, help="the trial that does not fit into memory")
     args = parser.parse_args()
     torch.set_num_threads(1)
     is_main = int(os.environ.get("RANK", "0")) == 0
     set_up_logging(is_main_process=is_main)
     events = Events(args.events if is_main else None)
     operations = FileOperations(args.output_dir.resolve(), args.stop_at, events)
-    search = make_search(args.output_dir.resolve(), Observer(events, args.diverges, args.too_large))
+    folder = args.output_dir.resolve()
+    observer = Observer(events, args.diverges, args.too_large, args.stop_at_step)
+    search = None if args.staged else make_search(folder, observer)
     if is_main:
         sys.addaudithook(operations)
     events.add("begin")
-    search.run()
+    if search is None:
+        distil_in_stages(folder, observer)
+    else:
+        search.run()
     events.add("operations", operations.count)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import datasets
 import torch
+from transformers import PrinterCallback
 
 from kdnas_hf import (
     Architecture,
     DataArguments,
+    DistillationTrainer,
     DistillationTrainingArguments,
     Teacher,
     bf16_pays_off,
@@ -100,6 +102,16 @@ def training_arguments(folder: str | Path, seed: int, recipe: Mapping[str, Any])
             **recipe,
         },
     )
+
+
+def make_trainer(
+    setting: Setting, model: Any, args: DistillationTrainingArguments, **kwargs: Any
+) -> DistillationTrainer:
+    """A trainer on a setting's texts, unless others are given, that prints nothing between the lines of a table."""
+    texts = {"train_dataset": setting.train, "eval_dataset": setting.heldout}
+    trainer = DistillationTrainer(model=model, teacher=setting.teacher, args=args, **texts | kwargs)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def shape(teacher: Teacher, layers: int, hidden: int, heads: int, ffn: int, act: str = "gelu") -> KDNASConfig:

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, XLMRobertaConfig, XLMRobertaModel
 from kdnas_hf import KDNASConfig, KDNASModel, LatencyBenchmark, LatencyReport, set_up_logging
 from kdnas_hf.export import BACKENDS, Backend, export_onnx, make_runner, require_runtime
 from kdnas_hf.latency import Runner
-from kdnas_hf.markdown_table import markdown_table
+from kdnas_hf.utils.markdown_table import markdown_table
 
 VOCABULARY = 30_000
 BASE, SMALL, STUDENT = "XLM-R base", "6 x 384 (FFN 1536)", "3 x 576 (FFN 768)"

@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from kdnas_hf import DataArguments, parse_arguments, set_up_logging
 from kdnas_hf.hub import CompressionArguments, CompressionEvidence, compress_student
-from kdnas_hf.markdown_table import markdown_table
+from kdnas_hf.utils.markdown_table import markdown_table
 
 logger = logging.get_logger("kdnas_hf.recipes.compress")
 

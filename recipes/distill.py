@@ -11,23 +11,24 @@ held-out text in ``heldout.json``.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
 from kdnas_hf import (
     DataArguments,
-    DistillationTrainer,
     DistillationTrainingArguments,
     StudentArguments,
     TeacherArguments,
     TrainingSetup,
     check_writable,
     document_distillation,
+    end_processes,
     languages_of,
     load_corpus,
     load_teacher,
@@ -40,10 +41,22 @@ from kdnas_hf import (
     student_config,
     tokenize_corpus,
 )
-from kdnas_hf.distillation import last_whole_checkpoint
+from kdnas_hf.distillation import distill
 from kdnas_hf.search import training_configuration
 
 logger = logging.get_logger("kdnas_hf.recipes.distill")
+
+
+class _SettleCallback(TrainerCallback):
+    """Binds the directory to its configuration when the first training begins, and not before all was checked."""
+
+    def __init__(self, folder: Path, configuration: dict) -> None:
+        self.folder, self.configuration = folder, configuration
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Write the configuration."""
+        if state.is_world_process_zero:
+            settle_configuration(self.folder, self.configuration)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,6 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     share_cpu_threads(training_args.cpu_threads)
     set_seed(training_args.seed)
     folder = Path(training_args.output_dir)
+    shapes = [(architecture.hidden_size, architecture.num_hidden_layers)]
     configuration = {
         **asdict(teacher_args),
         "student": architecture.as_dict(),
@@ -68,11 +82,16 @@ def main(argv: list[str] | None = None) -> None:
         teacher = load_teacher(
             teacher_args.teacher,
             revision=teacher_args.teacher_revision,
-            masked_lm_head="logits" in training_args.loss_weights,
+            head="masked_lm" if "masked_lm" in training_args.teacher_heads else None,
+            check=lambda teacher: training_args.start.check(teacher.hidden_size, teacher.num_layers, shapes),
         )
         config = student_config(teacher, architecture)
         corpus = load_corpus(data_args)
-        checkpoint = last_whole_checkpoint(folder, training_args.world_size)
+        stage_corpora = {
+            stage.dataset: load_corpus(dataclasses.replace(data_args, dataset=[stage.dataset]))
+            for stage in training_args.stage_list
+            if stage.dataset is not None
+        }
     splits = split_corpus(corpus, data_args.heldout_sentences, data_args.proxy_fraction, seed=training_args.seed)
     train, heldout = (
         tokenize_corpus(part, teacher.tokenizer, data_args.max_length) for part in (splits.train, splits.heldout)
@@ -81,12 +100,12 @@ def main(argv: list[str] | None = None) -> None:
         f"teacher: {teacher.name}; student: {architecture}; {len(train):,} texts to train on, {len(heldout):,} held out"
     )
 
-    trainer = DistillationTrainer(
-        model=config, teacher=teacher, args=training_args, train_dataset=train, eval_dataset=heldout
-    )
-    if trainer.is_world_process_zero():
-        settle_configuration(folder, configuration)  # only now: nothing is left of what was refused
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    texts = {"": train} | {
+        name: tokenize_corpus(text, teacher.tokenizer, data_args.max_length) for name, text in stage_corpora.items()
+    }
+    # only now: nothing is left of what was refused
+    settles = [_SettleCallback(folder, configuration)]
+    trainer = distill(config, teacher, training_args, texts, heldout, callbacks=settles)
     if not trainer.pool.active:
         raise ValueError(f"learning_rate={training_args.learning_rate}: the student diverged; lower it.")
     metrics = trainer.evaluate()
@@ -111,3 +130,5 @@ if __name__ == "__main__":
     except (ValueError, FileNotFoundError, ImportError) as error:
         # bad input: the message says what to do, a traceback would hide it
         sys.exit(f"error: {error}")
+    finally:
+        end_processes()

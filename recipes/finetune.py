@@ -18,7 +18,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from kdnas_hf import Task, load_task_data, parse_arguments, set_up_logging
+from kdnas_hf import Task, end_processes, load_task_data, parse_arguments, set_up_logging
 from kdnas_hf.evaluation import (
     ModelSource,
     ScoreOnValidation,
@@ -79,3 +79,5 @@ if __name__ == "__main__":
     except (ValueError, FileNotFoundError, ImportError) as error:
         # bad input: the message says what to do, a traceback would hide it
         sys.exit(f"error: {error}")
+    finally:
+        end_processes()

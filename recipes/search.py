@@ -27,6 +27,7 @@ from kdnas_hf import (
     check_search,
     check_writable,
     document_search,
+    end_processes,
     languages_of,
     load_corpus,
     load_teacher,
@@ -52,12 +53,14 @@ def main(argv: list[str] | None = None) -> None:
     check_writable(training_args.output_dir)
     space = SearchSpace.load(search_args.space)
 
+    shapes = [(size, depth) for size in space.hidden_size for depth in space.num_hidden_layers]
     configuration = {"data": data_args.identity(), "teacher_revision": teacher_args.teacher_revision}
     with training_args.main_process_first(desc="teacher and text"):
         teacher = load_teacher(
             teacher_args.teacher,
             revision=teacher_args.teacher_revision,
-            masked_lm_head="logits" in training_args.loss_weights,
+            head="masked_lm" if "masked_lm" in training_args.teacher_heads else None,
+            check=lambda teacher: training_args.start.check(teacher.hidden_size, teacher.num_layers, shapes),
         )
         check_search(teacher, space, search_args, training_args, configuration)
         corpus = load_corpus(data_args)
@@ -109,3 +112,5 @@ if __name__ == "__main__":
     except (ValueError, FileNotFoundError, ImportError, SearchError, StorageError) as error:
         # bad input: the message says what to do, a traceback would hide it
         sys.exit(f"error: {error}")
+    finally:
+        end_processes()

@@ -1,5 +1,6 @@
 """What all tests share: a tiny teacher, its tokenizer and some text, offline."""
 
+import gc
 import logging
 import os
 
@@ -73,3 +74,9 @@ def train_texts(tokenizer):
 @pytest.fixture(scope="session")
 def heldout_texts(tokenizer):
     return tokenized(tokenizer, make_texts(64, seed=2))
+
+
+def pytest_collection_finish(session):
+    """Collecting garbage, as accelerate does at each training, need not look at all that was imported."""
+    gc.collect()
+    gc.freeze()

@@ -1,6 +1,5 @@
 """Students, distillation and architecture search for multilingual encoders: the public names of kdnas_hf."""
 
-from .arguments import parse_arguments
 from .data import (
     EMBEDDED_TEACHER_NAME,
     CorpusSplits,
@@ -20,11 +19,8 @@ from .distillation import (
     StudentPool,
     Teacher,
     TeacherArguments,
-    TeacherStateCache,
-    bf16_pays_off,
     load_teacher,
     resolve_layer_mapping,
-    share_cpu_threads,
 )
 from .evaluation import Comparison, EvaluationArguments, FineTuningArguments, Task, load_task_data
 from .export import ExportArguments, ExportedModel, ExportError, ExportReport, export_student
@@ -43,8 +39,6 @@ from .hub import (
     write_scores_into_card,
 )
 from .latency import DeviceFingerprint, LatencyBenchmark, LatencyReport
-from .log_lines import set_up_logging
-from .run_directory import check_writable, refuse_other_run, settle_configuration
 from .search import (
     Architecture,
     ArchitectureRecord,
@@ -77,6 +71,11 @@ from .students import (
     fold_embeddings,
     trim_vocabulary,
 )
+from .utils.arguments import parse_arguments
+from .utils.hardware import bf16_pays_off, share_cpu_threads
+from .utils.log_lines import set_up_logging
+from .utils.processes import end_processes
+from .utils.run_directory import check_writable, refuse_other_run, settle_configuration
 from .version import __version__
 
 __all__ = [
@@ -125,7 +124,6 @@ __all__ = [
     "Teacher",
     "TeacherArguments",
     "TeacherEmbeddings",
-    "TeacherStateCache",
     "TrainingSetup",
     "__version__",
     "bf16_pays_off",
@@ -139,6 +137,7 @@ __all__ = [
     "embedded_intents",
     "embedded_sentences",
     "embedded_teacher",
+    "end_processes",
     "export_student",
     "factorise_embeddings",
     "fold_embeddings",

@@ -40,7 +40,7 @@ def test_interrupted_build_leaves_nothing_and_is_redone(sealed):
 
 
 def test_leftovers_of_a_killed_build_are_removed_and_not_used(sealed):
-    leftover = sealed.path.parent / f".{sealed.path.name}.building-killed"
+    leftover = sealed.path.parent / f".{sealed.path.name}.01234567.tmp"
     leftover.mkdir(parents=True)
     (leftover / "weights").write_text("half")
     sealed.ensure(Builder())

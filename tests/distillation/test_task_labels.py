@@ -27,6 +27,7 @@ from kdnas_hf import (
     Teacher,
     load_teacher,
 )
+from kdnas_hf.distillation import Required
 from kdnas_hf.distillation.losses import label_loss, parse_losses, soft_label_loss
 from tiny_teacher import make_teacher_model, make_texts
 
@@ -47,13 +48,13 @@ def task_teacher(tokenizer, kind):
         for parameter in model.classifier.parameters():
             parameter.data.normal_(std=0.7)
     # opinions that depend on the text: every class is the likeliest of some
-    logits = []
+    batch = tokenizer(make_texts(64, seed=9), padding=True, return_tensors="pt")
     with torch.no_grad():
-        for ids in tokenizer(make_texts(64, seed=9))["input_ids"]:
-            logits.append(model.eval()(torch.tensor([ids])).logits.reshape(-1, 3).mean(0))
+        found = model.eval()(**batch).logits
+    logits = found if kind == "texts" else found[batch["attention_mask"].bool()]
     last = model.classifier.out_proj if kind == "texts" else model.classifier
-    scale = torch.stack(logits).std(0)
-    last.bias.data = (last.bias.data - torch.stack(logits).mean(0)) / scale * 2
+    scale = logits.std(0)
+    last.bias.data = (last.bias.data - logits.mean(0)) / scale * 2
     last.weight.data = last.weight.data / scale[:, None] * 2
     return Teacher(model.base_model, tokenizer, name="tiny teacher", task_model=model)
 
@@ -79,11 +80,10 @@ def make_with(model, teacher, folder, texts, **changes):
 def labelled(teacher, count, seed, kind="texts"):
     """Texts with the labels that the teacher would give; of words, those of first and last tokens are ignored."""
     ids = teacher.tokenizer(make_texts(count, seed), truncation=True, max_length=32)["input_ids"]
-    labels = []
-    for row in ids:
-        with torch.no_grad():
-            best = teacher.task_model(torch.tensor([row])).logits[0].argmax(-1)
-        labels.append(int(best) if kind == "texts" else [-100, *best[1:-1].tolist(), -100])
+    batch = teacher.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+    with torch.no_grad():
+        best = teacher.task_model(batch["input_ids"], batch["attention_mask"]).logits.argmax(-1).tolist()
+    labels = best if kind == "texts" else [[-100, *b[1 : len(row) - 1], -100] for b, row in zip(best, ids, strict=True)]
     return datasets.Dataset.from_dict({"input_ids": ids, "labels": labels, "length": [len(row) for row in ids]})
 
 
@@ -122,8 +122,14 @@ def test_labels_are_the_cross_entropy():
     assert label_loss(logits, torch.tensor([1, 0]), torch.tensor(4.0)).item() == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize("kind", ["texts", "words"])
-@pytest.mark.parametrize("losses", ["soft_labels", "labels", "soft_labels:1 hidden_states:1 relations:0.5 labels:0.5"])
+@pytest.mark.parametrize(
+    ("kind", "losses"),
+    [
+        ("texts", "labels"),
+        ("words", "soft_labels"),
+        ("texts", "soft_labels:1 hidden_states:1 relations:0.5 labels:0.5"),
+    ],
+)
 def test_a_student_learns_the_task(kind, losses, tokenizer, tmp_path):
     teacher = task_teacher(tokenizer, kind)
     # texts enough that hardly one is read often: learnt by heart, labels make the loss of other texts rise
@@ -242,13 +248,13 @@ def test_labels_in_the_data_do_not_matter_to_losses_on_states(teacher, teacher_o
 def test_one_pass_of_the_teacher_gives_states_and_classes(teacher_of_texts, heldout_texts):
     batch = teacher_of_texts.tokenizer.pad({"input_ids": heldout_texts["input_ids"][:4]}, return_tensors="pt")
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    found = teacher_of_texts.features(ids, mask, ["task_logits", "hidden_states.4", "attention_input.4"])
-    alone = teacher_of_texts.features(ids, mask, ["hidden_states.4", "attention_input.4"])
+    states = Required(hidden_states=frozenset({4}), queries_keys_values=frozenset({4}))
+    found, alone = (teacher_of_texts(ids, mask, asked) for asked in (states | Required(task_logits=True), states))
     with torch.no_grad():
         logits = teacher_of_texts.task_model(ids, mask).logits
-    torch.testing.assert_close(found["task_logits"], logits)
-    for name, value in alone.items():
-        torch.testing.assert_close(found[name], value)
+    torch.testing.assert_close(found.task_logits, logits)
+    torch.testing.assert_close(found.hidden_states, alone.hidden_states)
+    torch.testing.assert_close(found.queries_keys_values, alone.queries_keys_values)
 
 
 def test_an_encoder_that_was_distilled_before_gets_a_head_and_goes_on(teacher_of_texts, tmp_path):
@@ -290,9 +296,7 @@ def test_layers_of_a_given_student_are_not_replaced_by_the_teachers(teacher_of_t
     texts = labelled(teacher_of_texts, 64, 1)
     given = head_of(teacher_of_texts, tmp_path / "given")
     before = {name: value.clone() for name, value in given.state_dict().items()}
-    trainer = make_with(
-        given, teacher_of_texts, tmp_path, texts, losses=["soft_labels hidden_states"], student_init="teacher"
-    )
+    trainer = make_with(given, teacher_of_texts, tmp_path, texts, losses=["soft_labels hidden_states"])
     trainer.save_model(str(tmp_path / "saved"))
     saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").state_dict()
     torch.testing.assert_close(saved, before)
@@ -305,17 +309,23 @@ def test_a_student_with_a_head_learns_labels_without_a_fine_tuned_teacher(teache
     before = trainer.evaluate(texts)["eval_labels_loss"]
     trainer.train()
     assert trainer.evaluate(texts)["eval_labels_loss"] < before - 0.05
-    with pytest.raises(ValueError, match="'labels' of a student without a head, need a teacher that was fine-tuned"):
+    with pytest.raises(ValueError, match="load a teacher that was fine-tuned on the task"):
         make(teacher, tmp_path, texts, losses=["labels"])
 
 
 def test_a_teacher_computes_in_bf16_with_its_head(teacher_of_words, tmp_path):
     texts = labelled(teacher_of_words, 16, 1, "words")
+    ids = torch.tensor([texts[0]["input_ids"]])
+    rounded, exact = (
+        teacher_of_words(ids, torch.ones_like(ids), Required(task_logits=True), dtype).task_logits
+        for dtype in (torch.bfloat16, None)
+    )
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded.float() - exact).norm() < 0.1 * exact.norm()
     trainer = make(
         teacher_of_words, tmp_path, texts, texts, losses=["soft_labels hidden_states"], max_steps=2,
         teacher_dtype="bfloat16",
     )  # fmt: skip
-    assert {p.dtype for p in teacher_of_words.task_model.parameters()} == {torch.bfloat16}
     trainer.train()
     assert math.isfinite(trainer.evaluate()["eval_soft_labels_loss"])
 
@@ -345,23 +355,23 @@ def test_a_head_of_another_kind_is_refused_though_its_weights_fit(trained, token
     model = kinds[trained](BertConfig(vocab_size=len(tokenizer), pad_token_id=1, num_labels=3, **size))
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert type(load_teacher(str(tmp_path), task_head=trained).task_model) is kinds[trained]
+    assert type(load_teacher(str(tmp_path), head=trained).task_model) is kinds[trained]
     (other,) = set(kinds) - {trained}
     with pytest.raises(ValueError, match=rf"no head for {other}, it is a Bert.*choose task_head='{trained}'"):
-        load_teacher(str(tmp_path), task_head=other)
+        load_teacher(str(tmp_path), head=other)
 
 
 def test_a_fine_tuned_teacher_is_loaded_with_its_head(teacher_of_words, teacher_path, tokenizer, tmp_path):
     teacher_of_words.task_model.save_pretrained(tmp_path / "tuned")
     tokenizer.save_pretrained(tmp_path / "tuned")
-    loaded = load_teacher(str(tmp_path / "tuned"), task_head="token_classification")
+    loaded = load_teacher(str(tmp_path / "tuned"), head="token_classification")
     ids = torch.tensor([[0, 5, 6, 2]])
     with torch.no_grad():
         torch.testing.assert_close(loaded.task_model(ids).logits, teacher_of_words.task_model(ids).logits)
     with pytest.raises(ValueError, match=r"no head for sequence_classification .*fine-tune it on the task first"):
-        load_teacher(str(teacher_path), task_head="sequence_classification")
-    with pytest.raises(ValueError, match="task_head='regression' is unknown"):
-        load_teacher(str(tmp_path / "tuned"), task_head="regression")
+        load_teacher(str(teacher_path), head="sequence_classification")
+    with pytest.raises(ValueError, match="head='regression' is unknown"):
+        load_teacher(str(tmp_path / "tuned"), head="regression")
 
 
 def test_what_does_not_fit_is_refused_before_anything_slow(
@@ -369,7 +379,7 @@ def test_what_does_not_fit_is_refused_before_anything_slow(
 ):
     with pytest.raises(ValueError, match="'logits' masks tokens, whose text 'labels' must read whole"):
         parse_losses("labels logits")
-    with pytest.raises(ValueError, match="need a teacher that was fine-tuned"):
+    with pytest.raises(ValueError, match="load a teacher that was fine-tuned on the task"):
         make(teacher, tmp_path, train_texts, losses=["soft_labels"])
     with pytest.raises(ValueError, match="train_dataset has no column 'labels'"):
         make(teacher_of_texts, tmp_path, train_texts, losses=["soft_labels"])
@@ -384,14 +394,15 @@ def test_what_does_not_fit_is_refused_before_anything_slow(
     named = KDNASForSequenceClassification(type(config)(**config.to_dict() | CLASSES))
     with pytest.raises(ValueError, match="both must classify texts, or both tokens"):
         make_with(named, teacher_of_words, tmp_path, texts, losses=["soft_labels"])
-    with pytest.raises(ValueError, match="with the losses soft_labels or labels also a student with a head"):
+    with pytest.raises(ValueError, match=r"none of losses=hidden_states trains its head; give its encoder \(\.kdnas\)"):
         make_with(named, teacher_of_texts, tmp_path, texts)
-    with pytest.raises(ValueError, match="with the losses soft_labels or labels also a student with a head"):
+    with pytest.raises(ValueError, match="none of losses=hidden_states trains its head"):
         StudentPool.create({"a": config, "b": named}, teacher_of_texts, arguments(tmp_path))
-    with pytest.raises(ValueError, match=r"cache_teacher_states=true: the logits of a task's classes are not kept"):
-        make(
-            teacher_of_texts, tmp_path, texts, losses=["soft_labels hidden_states"], cache_teacher_states="true"
-        ).train()
+    streamed = make(
+        teacher_of_texts, tmp_path, texts.to_iterable_dataset(), losses=["soft_labels"], cache_teacher_states="true"
+    )
+    with pytest.raises(ValueError, match="cache_teacher_states=true: .*a data set is a stream"):
+        streamed.train()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
-"""A small distillation as a script, to be started in several processes or killed; writes which texts it read."""
+"""A small distillation as a script, to be started in several processes or killed; writes what came of it.
 
-import gc
+    python tiny_distillation.py FOLDER map|plain|stream4|… deep,small,… anew|resume --max_steps 8 … [then FOLDER …]
+
+Each process leaves ``process_<n>.json`` and the weights of its students, ``process_<n>.safetensors``, in the folder.
+"""
+
 import json
 import sys
 from pathlib import Path
@@ -11,12 +15,25 @@ import datasets
 import torch
 from safetensors.torch import save_file
 from torch.utils.data import IterableDataset
-from transformers import DataCollatorWithPadding, HfArgumentParser
+from transformers import DataCollatorWithPadding, HfArgumentParser, TrainerCallback
 
-from kdnas_hf import DistillationTrainer, DistillationTrainingArguments, KDNASConfig, StudentPool, Teacher
+from kdnas_hf import (
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    KDNASConfig,
+    StudentPool,
+    Teacher,
+    end_processes,
+)
 from tiny_teacher import make_teacher_model, make_texts, make_tokenizer, tokenized
 
 TEXTS = 256
+SHAPES = {
+    "small": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "deep": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24},
+    "wide": {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32},
+    "poisoned": {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+}
 
 
 class Recorder(DataCollatorWithPadding):
@@ -29,6 +46,15 @@ class Recorder(DataCollatorWithPadding):
     def __call__(self, features):
         self.batches.append([list(feature["input_ids"]) for feature in features])
         return super().__call__(features)
+
+
+class Poison(TrainerCallback):
+    """Spoils the weights of the student ``poisoned`` after the second step."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 2 and "poisoned" in model.members:
+            for parameter in model.members["poisoned"].student.encoder.parameters():
+                parameter.detach().fill_(float("nan"))
 
 
 class PlainStream(IterableDataset):
@@ -51,53 +77,73 @@ def make_dataset(kind, tokenizer):
     return stream.shuffle(seed=3, buffer_size=32) if kind.startswith("shuffled") else stream
 
 
-def make_trainer(folder, kind="map", callbacks=None, **kwargs):
+def make_trainer(folder, kind="map", students=("deep",), callbacks=(), **kwargs):
     defaults = {"max_steps": 24, "per_device_train_batch_size": 8, "statistics_sentences": 32, "learning_rate": 5e-3}
     args = DistillationTrainingArguments(
         output_dir=str(folder), use_cpu=True, report_to="none", disable_tqdm=True, **defaults | kwargs
     )
     teacher = Teacher(make_teacher_model(), make_tokenizer())
-    config = KDNASConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24, max_position_embeddings=66,
-        vocab_size=teacher.dimensions.vocab_size,
-    )  # fmt: skip
+    configs = {
+        name: KDNASConfig(**SHAPES[name], max_position_embeddings=66, vocab_size=teacher.dimensions.vocab_size)
+        for name in students
+    }
     return DistillationTrainer(
-        model=StudentPool.create({"student": config}, teacher, args),
+        model=StudentPool.create(configs, teacher, args),
         teacher=teacher,
         args=args,
         train_dataset=make_dataset(kind, teacher.tokenizer),
         eval_dataset=make_dataset("stream1", teacher.tokenizer).take(9),
         data_collator=Recorder(teacher.tokenizer),
-        callbacks=callbacks,
+        callbacks=[Poison(), *callbacks],
     )
+
+
+def read_texts(trainer):
+    """The texts that a trainer has read, batch by batch."""
+    return trainer.data_collator.collator.batches
+
+
+def measured(trainer):
+    """The metrics of an evaluation, but for how fast it was."""
+    endings = ("_runtime", "_per_second")
+    return {key: value for key, value in trainer.evaluate().items() if not key.endswith(endings)}
 
 
 def weights(trainer):
     return {k: v.detach().contiguous() for k, v in trainer.pool.named_parameters() if v.requires_grad}
 
 
-def main():
-    torch.set_num_threads(1)
-    datasets.disable_progress_bars()
-    folder, kind, resume, *arguments = sys.argv[1:]
+def run(folder, kind, students, resume, *arguments):
+    """Train, evaluate, and write what came of it."""
     (given,) = HfArgumentParser(DistillationTrainingArguments).parse_args_into_dataclasses(
         ["--output_dir", folder, "--use_cpu", "--report_to", "none", *arguments]
     )
-    names = ("max_steps", "save_steps", "save_strategy", "gradient_accumulation_steps", "per_device_train_batch_size")
-    trainer = make_trainer(folder, kind, **{name: getattr(given, name) for name in names})
+    named = [argument.removeprefix("--") for argument in arguments if argument.startswith("--")]
+    trainer = make_trainer(folder, kind, students.split(","), **{name: getattr(given, name) for name in named})
     trainer.train(resume_from_checkpoint=resume == "resume")
-    read = trainer.data_collator.batches[:]
-    metrics = trainer.evaluate()
-    record = {"read": read, "heldout": metrics["eval_loss"], "tokens": trainer.trained_tokens}
-    Path(folder, f"process_{trainer.args.process_index}.json").write_text(json.dumps(record))
-    if trainer.args.process_index == 0:
-        save_file(weights(trainer), str(Path(folder, "weights.safetensors")))
-    if torch.distributed.is_initialized():
-        # what holds the group last frees it: DistributedDataParallel would wait for gloo's threads, which wait for it
-        del trainer
-        gc.collect()
-        torch.distributed.destroy_process_group()
+    read = read_texts(trainer)[:]
+    record = {
+        "read": read,
+        "metrics": measured(trainer),
+        "tokens": trainer.trained_tokens,
+        "students": sorted(trainer.pool.members),
+        "dropped": trainer.pool.dropped,
+    }
+    process = trainer.args.process_index
+    Path(folder, f"process_{process}.json").write_text(json.dumps(record))
+    save_file(weights(trainer), str(Path(folder, f"process_{process}.safetensors")))
+
+
+def main():
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    jobs = " ".join(sys.argv[1:]).split(" then ")
+    for job in jobs:
+        run(*job.split())
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        end_processes()

@@ -143,7 +143,7 @@ def test_labels_are_predicted_in_the_order_of_the_examples(student, tokenizer, t
 def test_a_model_that_cannot_be_loaded_is_named(topics, tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded as a model"):
         ModelSource(str(tmp_path)).fingerprint()
-    with pytest.raises(ValueError, match="no tokenizer that can be loaded"):
+    with pytest.raises(ValueError, match="has no tokenizer"):
         ModelSource(str(tmp_path)).load_tokenizer()
 
 

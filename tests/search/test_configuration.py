@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from kdnas_hf.run_directory import configuration_differences, settle_configuration
+from kdnas_hf.utils.run_directory import configuration_differences, settle_configuration
 
 CONFIGURATION = {"teacher": "t", "search": {"num_episodes": 3, "space": {"hidden_size": [8, 16]}}}
 

@@ -22,8 +22,8 @@ from tiny_search import SPACE, tiny_search
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas_hf import ArchitectureSearch, KDNASModel, NASSearchCallback, SearchArguments, SearchError, SearchSpace
-from kdnas_hf.distillation import text_lengths
-from kdnas_hf.distillation.state_cache import cache_bytes
+from kdnas_hf.data.batching import text_lengths
+from kdnas_hf.distillation.member import Member
 from kdnas_hf.search import REWARDS, LatencyBudget, Ledger, SearchStudy
 from kdnas_hf.search.report import recommend
 from kdnas_hf.search.reward import earlier_step
@@ -258,17 +258,6 @@ def test_text_that_is_too_long_for_a_student_is_refused(tmp_path):
         ArchitectureSearch(search.teacher, search.space, *datasets_of, search.args, search.training_args)
 
 
-def test_an_unfinished_checkpoint_is_not_used(tmp_path):
-    search = tiny_search(tmp_path)
-    for step, whole in ((3, True), (6, False)):
-        folder = tmp_path / "episodes" / "000-0000" / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        (folder / "rng_state.pth").touch()
-        (folder / "trainer_state.json").write_text("{}" if whole else '{"epo')
-    assert search._last_checkpoint(tmp_path / "episodes" / "000-0000").endswith("checkpoint-3")
-    assert not (tmp_path / "episodes" / "000-0000" / "checkpoint-6").exists()
-
-
 def test_several_students_are_distilled(tmp_path):
     result = tiny_search(tmp_path, num_episodes=1, top_k=2).run()
     assert [student.path for student in result.students] == ["student", "student_2"]
@@ -285,9 +274,9 @@ def test_a_search_ends_when_its_space_is_exhausted(tmp_path):
 
 
 def test_a_diverging_candidate_is_recorded_and_the_search_goes_on(tmp_path, monkeypatch):
-    from kdnas_hf.distillation import pool
+    from kdnas_hf.students import starts
 
-    create = pool.create_student
+    create = starts.create_student
 
     def poisoned(config, *args, **kwargs):
         student = create(config, *args, **kwargs)
@@ -295,7 +284,7 @@ def test_a_diverging_candidate_is_recorded_and_the_search_goes_on(tmp_path, monk
             next(student.encoder.parameters()).data.fill_(float("nan"))
         return student
 
-    monkeypatch.setattr(pool, "create_student", poisoned)
+    monkeypatch.setattr(starts, "create_student", poisoned)
     result = tiny_search(tmp_path).run()
     states = {(r.architecture.hidden_size, r.state) for r in result.records}
     assert states == {(8, "complete"), (16, "failed")}
@@ -365,11 +354,11 @@ def test_the_reward_is_made_of_the_loss_after_ten_times_the_tokens(finished, tmp
 def test_a_corpus_whose_states_do_not_fit_is_refused_before_the_search(tmp_path):
     """Not after hours, when the full distillation begins."""
     search = tiny_search(tmp_path)
-    layers = len(search.teacher_layers)
+    layers = len(search.required.hidden_states)
     size = search.teacher.dimensions.hidden_size
 
     def gigabytes(*texts):
-        return cache_bytes(sum(sum(text_lengths(each)) for each in texts), layers, size, "bfloat16") / 1e9
+        return sum(sum(text_lengths(each)) for each in texts) * layers * size * 4 / 1e9
 
     fits_proxy = gigabytes(search.proxy_dataset, search.heldout_dataset) * 1.01
     assert fits_proxy < gigabytes(search.train_dataset, search.heldout_dataset)
@@ -386,88 +375,30 @@ def test_one_line_is_logged_for_each_candidate(tmp_path, caplog):
     assert all("reward" in line and "ms = " in line for line in lines)
 
 
-@pytest.mark.long
-def test_a_pool_that_runs_out_of_memory_is_halved_and_measures_the_same(finished, tmp_path, monkeypatch):
-    from kdnas_hf import DistillationTrainer
-
-    train = DistillationTrainer.train
-    pools = []
+@pytest.mark.parametrize("pool_size", [0, 1])
+def test_a_candidate_that_does_not_fit_into_memory_has_failed_and_the_others_go_on(tmp_path, monkeypatch, pool_size):
+    backward = Member.backward
 
     def short_of_memory(self, *args, **kwargs):
-        pools.append(len(self.pool.members))
-        if len(self.pool.members) > 1:
+        if self.student.config.num_hidden_layers > 1:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
-        return train(self, *args, **kwargs)
+        return backward(self, *args, **kwargs)
 
-    monkeypatch.setattr(DistillationTrainer, "train", short_of_memory)
-    tiny_search(tmp_path).run()
-    assert pools[:5] == [3, 2, 1, 1, 1]
-    for one, many in zip(outcome(tmp_path), outcome(finished.folder), strict=True):
-        assert one[:2] == many[:2]
-        assert one[2:] == pytest.approx(many[2:], rel=1e-4)
-
-
-@pytest.mark.long
-def test_what_a_smaller_pool_measured_before_an_interruption_is_not_trained_again(tmp_path, monkeypatch):
-    from kdnas_hf import DistillationTrainer
-
-    train = DistillationTrainer.train
-    pools = []
-
-    def short_of_memory_and_then_killed(self, *args, **kwargs):
-        pools.append(list(self.pool.members))
-        if len(self.pool.members) > 1:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
-        if len(pools) > 3:
-            raise KeyboardInterrupt
-        return train(self, *args, **kwargs)
-
-    def listening(self, *args, **kwargs):
-        pools.append(list(self.pool.members))
-        return train(self, *args, **kwargs)
-
-    monkeypatch.setattr(DistillationTrainer, "train", short_of_memory_and_then_killed)
-    with pytest.raises(KeyboardInterrupt):
-        tiny_search(tmp_path, num_episodes=1).run()
-    monkeypatch.setattr(DistillationTrainer, "train", listening)
-    tiny_search(tmp_path, num_episodes=1).run()
-    assert pools[:5] == [
-        ["trial_0", "trial_1", "trial_2"],
-        ["trial_0", "trial_1"],
-        ["trial_0"],
-        ["trial_1"],
-        ["trial_1", "trial_2"],
-    ]
-
-
-def test_a_candidate_that_does_not_fit_alone_has_failed_and_the_others_go_on(tmp_path, monkeypatch):
-    from kdnas_hf import DistillationTrainer
-
-    train = DistillationTrainer.train
-
-    def short_of_memory(self, *args, **kwargs):
-        layers = [student.config.num_hidden_layers for student in self.pool.students.values()]
-        if max(layers) > 1:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
-        return train(self, *args, **kwargs)
-
-    monkeypatch.setattr(DistillationTrainer, "train", short_of_memory)
-    records = tiny_search(tmp_path).run().records
+    monkeypatch.setattr(Member, "backward", short_of_memory)
+    records = tiny_search(tmp_path, pool_size=pool_size).run().records
     assert {record.state for record in records if record.architecture.num_hidden_layers > 1} == {"failed"}
     assert {record.state for record in records if record.architecture.num_hidden_layers == 1} == {"complete"}
 
 
-def test_memory_splits_a_pool_before_it_runs_out(tmp_path):
-    search = tiny_search(tmp_path, max_pool_memory_gb=1e-6)
-    chosen = dict(enumerate(list(search.space)[:4]))
-    assert search._pools(chosen) == [[0], [1], [2], [3]]
-    search.args.max_pool_memory_gb = None
-    assert search._pools(chosen) == [[0, 1, 2, 3]]
+def test_a_search_needs_no_hidden_states(tmp_path):
+    result = tiny_search(tmp_path, losses=["relations"]).run()
+    assert all(record.state == "complete" and 0 < record.loss < 1 for record in result.records)
+    assert result.students[0].r2 == pytest.approx(1 - result.students[0].loss)
 
 
-def test_a_search_without_hidden_states_has_no_reward(tmp_path):
-    with pytest.raises(ValueError, match="leaves out hidden_states"):
-        tiny_search(tmp_path, losses=["relations"])
+def test_a_warm_up_in_steps_is_refused_since_a_mini_kd_has_fewer(tmp_path):
+    with pytest.raises(ValueError, match="warmup_steps=10 .* give warmup_fraction"):
+        tiny_search(tmp_path, warmup_steps=10)
 
 
 def test_a_search_learns_by_relations_too_from_states_on_the_disk(tmp_path):

@@ -124,6 +124,11 @@ def test_embeddings_are_taken_from_every_kind_of_teacher(name):
     else:
         assert torch.equal(taken.positions, model.embeddings.position_embeddings.weight[first:])
         assert len(taken.positions) == positions
+    if name in ("distilbert", "modernbert"):
+        assert taken.token_types is None
+    else:
+        assert torch.equal(taken.token_types, model.embeddings.token_type_embeddings.weight)
+    assert (taken.norm is None) == (name == "modernbert")  # whose norm has another name, and no bias
     student = create_student(make_config(hidden_size=8), taken)
     assert student(torch.tensor([[5, 6, 7]])).last_hidden_state.shape == (1, 3, 8)
 
@@ -155,13 +160,59 @@ def test_the_basis_holds_the_principal_directions(embeddings, monkeypatch):
 # ---- where a student starts ----
 
 
-def test_a_student_of_full_size_starts_as_the_rotated_teacher(teacher, embeddings, input_ids):
-    student = create_student(make_config(hidden_size=HIDDEN), embeddings)
-    position_ids = student.embeddings.create_position_ids(input_ids)
-    ours = student.embeddings.word_embeddings(input_ids) + student.embeddings.position_embeddings(position_ids)
-    theirs = teacher.embeddings.word_embeddings(input_ids) + teacher.embeddings.position_embeddings(position_ids)
-    tokens = input_ids != 1
-    torch.testing.assert_close((ours @ embeddings.basis.T)[tokens], theirs[tokens], rtol=0, atol=1e-5)
+def test_principal_directions_are_computed_when_they_are_needed_and_once(monkeypatch):
+    computed = []
+    monkeypatch.setattr(inheritance, "_principal_directions", lambda table: computed.append(1) or torch.eye(HIDDEN))
+    taken = TeacherEmbeddings.from_teacher(make_teacher())
+    create_student(make_config(hidden_size=HIDDEN), taken)
+    residual_basis(taken, HIDDEN, HIDDEN)
+    assert not computed
+    for size in (4, 8):
+        create_student(make_config(hidden_size=size), taken)
+    assert len(computed) == 1
+
+
+def test_directions_are_the_teachers_own_axes_at_its_size_and_principal_at_any_other(embeddings):
+    assert torch.equal(embeddings.directions(HIDDEN), torch.eye(HIDDEN))
+    assert torch.equal(embeddings.directions(8), embeddings.basis[:, :8])
+    assert torch.equal(embeddings.directions(HIDDEN + 4), embeddings.basis)
+
+
+def lively(model):
+    """The model with random parameters, so that token types and norms do something."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        parameter.data.normal_(mean=0.3, std=0.3, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "distilbert", "electra", "albert"])
+def test_a_student_of_full_size_starts_with_the_teachers_embeddings(name):
+    model = lively(make_teacher(name))
+    pad, size = model.config.pad_token_id, TEACHERS[name][2]
+    taken = TeacherEmbeddings.from_teacher(model)
+    eps = model.embeddings.LayerNorm.eps
+    student = create_student(make_config(hidden_size=size, pad_token_id=pad, layer_norm_eps=eps), taken).eval()
+    input_ids = torch.randint(3, VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(student.embeddings(input_ids), model.embeddings(input_ids), rtol=1e-5, atol=1e-5)
+
+
+def test_a_factorised_student_of_full_size_lives_on_the_teachers_axes(embeddings, input_ids):
+    student = create_student(make_config(hidden_size=HIDDEN, embedding_size=4), embeddings)
+    ours = student.embeddings.projection(student.embeddings.word_embeddings(input_ids))
+    first = embeddings.basis[:, :4]
+    torch.testing.assert_close(ours, (embeddings.table @ first @ first.T)[input_ids], rtol=0, atol=1e-5)
+    rows = student.embeddings.position_embeddings.weight[2:POSITIONS]
+    torch.testing.assert_close(rows, embeddings.positions)
+
+
+@pytest.mark.parametrize("hidden_size", [8, HIDDEN + 4])
+def test_word_embeddings_of_full_size_are_mapped_to_the_principal_directions(embeddings, input_ids, hidden_size):
+    student = create_student(make_config(hidden_size=hidden_size, embedding_size=HIDDEN), embeddings)
+    ours = student.embeddings.projection(student.embeddings.word_embeddings(input_ids))
+    basis = residual_basis(embeddings, hidden_size, HIDDEN)
+    torch.testing.assert_close(ours, (embeddings.table @ basis)[input_ids], rtol=0, atol=1e-5)
 
 
 def test_a_smaller_student_starts_with_the_first_directions(embeddings):
@@ -187,9 +238,7 @@ def test_positions_beyond_the_teachers_keep_their_ordinary_start(embeddings):
 def test_positions_count_from_the_students_padding_token():
     taken = TeacherEmbeddings.from_teacher(make_teacher("bert"))
     student = create_student(make_config(pad_token_id=0, hidden_size=HIDDEN), taken)
-    torch.testing.assert_close(
-        student.embeddings.position_embeddings.weight[1 : 1 + POSITIONS] @ taken.basis.T, taken.positions
-    )
+    assert torch.equal(student.embeddings.position_embeddings.weight[1 : 1 + POSITIONS], taken.positions)
 
 
 def test_a_factorised_student_starts_in_the_same_basis(embeddings, input_ids):
@@ -210,6 +259,7 @@ def test_a_student_wider_than_the_teacher_starts_with_small_random_columns(embed
 
 def test_residual_basis_leads_back_to_the_teacher(embeddings):
     assert torch.equal(residual_basis(embeddings, 8, HIDDEN), embeddings.basis[:, :8])
+    assert torch.equal(residual_basis(embeddings, HIDDEN, HIDDEN), torch.eye(HIDDEN))
     wide = residual_basis(embeddings, HIDDEN + 4, HIDDEN)
     assert torch.equal(wide[:, :HIDDEN], embeddings.basis)
     assert wide.shape == (HIDDEN, HIDDEN + 4)

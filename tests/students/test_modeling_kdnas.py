@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel
 
 from kdnas_hf.students import (
@@ -296,6 +297,60 @@ def test_losses_have_the_values_of_their_definitions(batch):
     torch.testing.assert_close(outputs.loss, -(start[0, 0] + start[1, 1] + end[0, 2] + end[1, 3]) / 4)
 
 
+def on_the_left(batch):
+    """The same texts, with their padding before them."""
+    shifts = (1 - batch["attention_mask"]).sum(1).tolist()
+    return {
+        name: torch.stack([row.roll(shift) for row, shift in zip(rows, shifts, strict=True)])
+        for name, rows in batch.items()
+    }
+
+
+def on_the_right(batch):
+    rows = [ids[mask.bool()] for ids, mask in zip(*batch.values(), strict=True)]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+    return {"input_ids": ids, "attention_mask": (ids != PAD).long()}
+
+
+@pytest.mark.parametrize("model_class", [KDNASForSequenceClassification, KDNASForTokenClassification])
+def test_logits_of_a_text_do_not_depend_on_its_neighbours_or_the_side_of_the_padding(batch, model_class):
+    model = lively(model_class(KDNASConfig(**HETEROGENEOUS, num_labels=3)))
+    right = on_the_right(batch)
+    left = on_the_left(right)
+    assert not left["attention_mask"][1:, 0].any()
+    with torch.no_grad():
+        for row, text in enumerate(right["input_ids"]):
+            alone = model(text[text != PAD][None]).logits[0]
+            for padded in (left, right):
+                logits = model(**padded).logits[row]
+                if model_class is KDNASForTokenClassification:
+                    logits = logits[padded["attention_mask"][row].bool()]
+                torch.testing.assert_close(logits, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_class", [KDNASForSequenceClassification, KDNASForTokenClassification])
+def test_logits_are_made_of_the_last_hidden_states(batch, model_class):
+    model = lively(model_class(KDNASConfig(**SHAPE, num_labels=3, classifier_dropout=0.5)))
+    with torch.no_grad():
+        outputs = model(**batch, output_hidden_states=True)
+        assert torch.equal(model.classify(outputs.hidden_states[-1], batch["attention_mask"]), outputs.logits)
+        model.train()
+        assert not torch.equal(model.classify(outputs.hidden_states[-1], batch["attention_mask"]), outputs.logits)
+
+
+def test_the_token_that_is_classified():
+    model = lively(KDNASForSequenceClassification(KDNASConfig(**SHAPE, num_labels=3)))
+    states = torch.randn(4, 5, 24, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0], [0, 1, 0, 1, 0]])
+    with torch.no_grad():
+        expected = model.classify(states[range(4), [0, 2, 0, 1]][:, None])
+        for given in (mask, mask.bool(), mask.float()):
+            torch.testing.assert_close(model.classify(states, given), expected)
+        first = model.classify(states[:, :1])
+        torch.testing.assert_close(model.classify(states), first)
+        torch.testing.assert_close(model.classify(states, torch.zeros(4, 1, 5, 5)), first)
+
+
 def test_losses_are_not_divided_again_by_the_trainer():
     assert all(model_class.accepts_loss_kwargs is False for model_class in HEADS)
 
@@ -417,3 +472,14 @@ def test_an_exported_graph_takes_any_shape_and_any_mask(batch, implementation):
     with torch.no_grad():
         exported = program.module()(**batch).last_hidden_state
     assert_same_at_tokens(exported, states(model, batch), batch)
+
+
+def test_an_exported_classifier_reads_the_first_token_on_either_side(batch):
+    model = lively(KDNASForSequenceClassification(KDNASConfig(**SHAPE, num_labels=3)))
+    example = {"input_ids": torch.full((2, 6), 5), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(
+        model, (), example, dynamic_shapes={"input_ids": axes, "attention_mask": axes}, strict=False
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(**batch).logits, model(**batch).logits, rtol=0, atol=1e-5)

@@ -337,6 +337,20 @@ def test_a_tokenizer_truncates_to_the_positions_that_there_are(known, expected, 
     assert native(**batch).last_hidden_state.shape == (1, expected, 16)
 
 
+def test_a_tokenizer_that_pads_on_the_left_pads_where_a_stock_head_does_not_read(tokenizer, tmp_path):
+    student = make_student(KDNASForSequenceClassification, vocabulary=len(tokenizer))
+    student.save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    on_the_left = AutoTokenizer.from_pretrained(tmp_path / "student", padding_side="left")
+    on_the_left.save_pretrained(tmp_path / "student")
+    native = write_native_checkpoint(tmp_path / "student", tmp_path / "native").eval()
+    texts = ["bap", "bap ber bep bip bop"]
+    theirs = native(**AutoTokenizer.from_pretrained(tmp_path / "native")(texts, padding=True, return_tensors="pt"))
+    batch = on_the_left(texts, padding=True, return_tensors="pt")
+    assert batch["attention_mask"][0, 0] == 0
+    torch.testing.assert_close(theirs.logits, student(**batch).logits, rtol=0, atol=1e-5)
+
+
 def test_other_models_are_refused(teacher_path, tmp_path):
     with pytest.raises(ValueError, match="'xlm-roberta', no student"):
         write_native_checkpoint(teacher_path, tmp_path / "native")

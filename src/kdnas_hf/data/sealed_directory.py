@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 from transformers.utils import logging
+
+from ..utils.atomic_files import remove_leftovers, replace_directory
 
 logger = logging.get_logger(__name__)
 
@@ -52,7 +51,7 @@ class SealedDirectory:
             problem = self.problem(verify)
             if problem is None:  # another process built it while this one waited
                 return self.path
-            self._remove_leftovers()
+            remove_leftovers(self.path.parent, self.path.name)  # of the holder before, who was killed
             if self.path.exists():
                 logger.warning(f"{self.path} cannot be used and is built anew: {problem}.")
             self._build(build)
@@ -77,52 +76,21 @@ class SealedDirectory:
         return None
 
     def _build(self, build: Callable[[Path], None]) -> None:
-        building = Path(tempfile.mkdtemp(prefix=self._temporary_prefix, dir=self.path.parent))
-        try:
-            building.chmod(0o755)
-            build(building)
-            files = {}
-            for file in sorted(building.rglob("*")):
-                if file.is_file():
-                    file.chmod(0o644)  # some writers leave files that only their owner may read
-                    _flush_to_disk(file)
-                    files[file.relative_to(building).as_posix()] = {
-                        "size": file.stat().st_size,
-                        "sha256": sha256_of_file(file),
-                    }
-            manifest = building / MANIFEST_NAME
+        def build_and_seal(folder: Path) -> None:
+            build(folder)
+            files = {
+                file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": sha256_of_file(file)}
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            }
             content = {"origin": dict(self.origin), "files": files}
-            manifest.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            _flush_to_disk(manifest)
-            if self.path.exists():
-                # A directory that holds files cannot be renamed over, so the unusable one is moved away first.
-                self.path.rename(Path(tempfile.mkdtemp(prefix=self._temporary_prefix, dir=self.path.parent)) / "old")
-            building.rename(self.path)
-            _flush_to_disk(self.path.parent)
-        finally:
-            self._remove_leftovers()
+            manifest = json.dumps(content, indent=2, sort_keys=True) + "\n"
+            (folder / MANIFEST_NAME).write_text(manifest, encoding="utf-8")
 
-    @property
-    def _temporary_prefix(self) -> str:
-        return f".{self.path.name}.building-"
-
-    def _remove_leftovers(self) -> None:
-        """Removes what interrupted builds left; only the holder of the lock may, since nobody else is building then."""
-        for leftover in self.path.parent.glob(f"{self._temporary_prefix}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        replace_directory(self.path, build_and_seal)
 
 
 def sha256_of_file(path: Path) -> str:
     """Returns the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush_to_disk(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot open a directory for flushing
-        return
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,49 +1,44 @@
-"""How a student learns from its teacher."""
+"""Distillation: a student learns from the outputs of a frozen teacher."""
 
 from .arguments import DistillationTrainingArguments, TeacherArguments
-from .checkpoints import last_whole_checkpoint
-from .hardware import bf16_pays_off, share_cpu_threads, usable_cores
-from .layer_mapping import LAYER_MAPPINGS, LayerPair, describe_layer_mapping, resolve_layer_mapping
-from .length_grouping import LengthGroupedSampler, text_lengths
-from .losses import LOSSES, ExplainedVariance, HiddenStateProjections, hidden_state_loss, parse_losses
-from .objectives import PooledStudent
-from .pool import StudentPool
-from .sharded_teacher import place_teacher
-from .state_cache import TeacherStateCache
-from .state_caching import cache_teacher_states, cacheable_features, check_cacheable
-from .streaming import StreamShare
-from .teacher import HiddenStateStatistics, Teacher, TeacherDimensions, load_teacher
+from .distill import distill, train_or_resume
+from .layer_mapping import LayerPair, describe_layer_mapping, resolve_layer_mapping
+from .losses import LOSSES, Loss, LossSetting, Measure, register_loss
+from .pool import StudentPool, required_by
+from .samples import estimate_statistics
+from .stages import Stage
+from .statistics import HiddenStateStatistics
+from .stored_targets import StoredTargets, reason_against_storing, store_if_it_pays
+from .targets import Targets
+from .teacher import Teacher, TeacherDimensions, load_teacher
+from .teacher_outputs import Required
 from .trainer import DistillationTrainer
 
 __all__ = [
-    "LAYER_MAPPINGS",
     "LOSSES",
     "DistillationTrainer",
     "DistillationTrainingArguments",
-    "ExplainedVariance",
-    "HiddenStateProjections",
     "HiddenStateStatistics",
     "LayerPair",
-    "LengthGroupedSampler",
-    "PooledStudent",
-    "StreamShare",
+    "Loss",
+    "LossSetting",
+    "Measure",
+    "Required",
+    "Stage",
+    "StoredTargets",
     "StudentPool",
+    "Targets",
     "Teacher",
     "TeacherArguments",
     "TeacherDimensions",
-    "TeacherStateCache",
-    "bf16_pays_off",
-    "cache_teacher_states",
-    "cacheable_features",
-    "check_cacheable",
     "describe_layer_mapping",
-    "hidden_state_loss",
-    "last_whole_checkpoint",
+    "distill",
+    "estimate_statistics",
     "load_teacher",
-    "parse_losses",
-    "place_teacher",
+    "reason_against_storing",
+    "register_loss",
+    "required_by",
     "resolve_layer_mapping",
-    "share_cpu_threads",
-    "text_lengths",
-    "usable_cores",
+    "store_if_it_pays",
+    "train_or_resume",
 ]

@@ -2,117 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any, cast
 
+import numpy as np
 import torch
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
+from .arguments import DistillationTrainingArguments
 from .batch import DistillationBatch
-from .losses import LOSS_SPECIFICATIONS, ExplainedVariance
-from .objectives import PooledStudent, StudentOutputs, task_logits
+from .member import Member
 from .pool import StudentPool
 
 
-class HeldoutMeasures:
-    """Sums over held-out batches of each student's losses and explained variance.
+class HeldoutEvaluation(Trainer):
+    """The part of `DistillationTrainer` that measures students on held-out text."""
 
-    Args:
-        pool: The students; those that were dropped are left out.
-        teacher_hidden_size: H_T.
-    """
-
-    def __init__(self, pool: StudentPool, teacher_hidden_size: int) -> None:
-        self.members = pool.active
-        keys = {
-            (name, index): pair.teacher
-            for name, member in self.members.items()
-            for index, pair in enumerate(member.pairs)
-        }
-        self.variance = ExplainedVariance(keys, teacher_hidden_size) if keys else None
-        # the squared error of states is in the variance already
-        self.keys = [
-            (name, objective.name)
-            for name, member in self.members.items()
-            for objective in member.objectives
-            if objective.name != "hidden_states"
-        ]
-        # right answers of those that classify, behind the losses
-        classifying = [name for name, member in self.members.items() if member.classifies]
-        self.right = {name: len(self.keys) + number for number, name in enumerate(classifying)}
-        self.sums = torch.zeros(len(self.keys) + len(self.right), dtype=torch.float64)
-        # real tokens, and what has a label: masked tokens, or a task's texts or tokens
-        self.counts = torch.zeros(2, dtype=torch.float64)
+    args: DistillationTrainingArguments
+    pool: StudentPool
 
     @torch.no_grad()
-    def add(self, batch: DistillationBatch, masked: DistillationBatch | None) -> None:
-        """Count a batch, and the same batch with masked tokens for the losses that need these.
+    def evaluation_loop(
+        self, dataloader: DataLoader, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """What the losses measure of each student on held-out text, exact over all processes."""
+        trainer = cast(Any, self)
+        trainer._share_dropped()
+        samples = 0
 
-        Both are given with ``num_tokens`` and ``num_labels`` of 1, so that their losses are sums.
+        def batches() -> Iterator[tuple[DistillationBatch, DistillationBatch | None]]:
+            nonlocal samples
+            one = torch.ones((), device=self.args.device)  # what is measured is summed, and divided at the end
+            for number, loaded in enumerate(dataloader):
+                inputs = self._prepare_inputs(dict(loaded))
+                samples += inputs["input_ids"].shape[0]
+                masked = None
+                if trainer.masking is not None:  # states are compared on whole texts, predictions on masked ones
+                    tokens = trainer._mask(inputs, "eval", trainer._own_texts, number)
+                    masked = trainer._batch(inputs | tokens, one, one, masked_text=True)
+                yield trainer._batch(inputs, one, one if self.pool.classifies else None), masked
+
+        measured = self._measure_members(batches())
+        if self.pool.divided:
+            measured = {name: values for part in gather_object([measured]) for name, values in part.items()}
+        metrics: dict[str, float] = {}
+        for name in (name for name in self.pool.names if name in measured):
+            prefix = metric_key_prefix if not self.pool.divided else f"{metric_key_prefix}_{name}"
+            metrics |= {f"{prefix}_{key}": value for key, value in measured[name].items()}
+        if measured:
+            metrics[f"{metric_key_prefix}_loss"] = sum(v["loss"] for v in measured.values()) / len(measured)
+            metrics[f"{metric_key_prefix}_trained_tokens"] = trainer.trained_tokens
+        else:
+            self.control.should_training_stop = True
+        samples = int(trainer._sum_over_texts(torch.tensor([samples])))
+        return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=samples)
+
+    def _measure_members(
+        self, batches: Iterator[tuple[DistillationBatch, DistillationBatch | None]]
+    ) -> dict[str, dict[str, float]]:
+        """What the losses measure of each member of this process that was not dropped, in eval mode.
+
+        Args:
+            batches: Batches whose losses are sums, each with the same text with masked tokens where losses need it.
         """
-        self.counts[0] += batch.real_tokens.numel()
-        if batch.labels is not None and self.right:
-            self.counts[1] += batch.labelled.numel()
-        if self.variance is not None:
-            self.variance.add_targets(batch.targets)
-        if masked is not None:
-            self.counts[1] += masked.masked_tokens.numel()
-        for name, member in self.members.items():
-            outputs = member(batch)
-            if self.variance is not None:
-                for index, prediction in enumerate(outputs.predictions):
-                    self.variance.add_prediction((name, index), prediction, batch.targets[member.pairs[index].teacher])
-            self._add_losses(name, member, outputs, batch, masks_tokens=False)
-            if name in self.right:
-                assert batch.labels is not None
-                predicted = task_logits(outputs, batch).argmax(-1)
-                self.sums[self.right[name]] += float((predicted == batch.labels.flatten()[batch.labelled]).sum())
-            if masked is not None:
-                self._add_losses(name, member, member(masked), masked, masks_tokens=True)
-
-    def _add_losses(
-        self, name: str, member: PooledStudent, outputs: StudentOutputs, batch: DistillationBatch, masks_tokens: bool
-    ) -> None:
-        for objective in member.objectives:
-            key = (name, objective.name)
-            if key in self.keys and LOSS_SPECIFICATIONS[objective.name].masks_tokens == masks_tokens:
-                self.sums[self.keys.index(key)] += float(objective(outputs, batch))
-
-    def reduce(self, add_up: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Add up what all processes counted."""
-        self.sums, self.counts = add_up(self.sums), add_up(self.counts)
-        if self.variance is not None:
-            self.variance.sums, self.variance.tokens = add_up(self.variance.sums), add_up(self.variance.tokens)
-
-    def metrics(self, name: str) -> dict[str, float]:
-        """A student's measures.
-
-        Returns:
-            ``<loss>_loss`` of each of its losses beside ``hidden_states``; where its states are compared, ``r2`` and
-            ``last_layer_loss`` of the last mapped layer, and ``r2_layer_<student layer>``; ``loss``, the mean squared
-            error of all mapped layers if there is one, else the weighted sum of its losses; ``accuracy`` of those that
-            classify.
-        """
-        member = self.members[name]
-        found = {
-            f"{loss}_loss": float(value / self.counts[int(_counts_labels(loss))])
-            for (owner, loss), value in zip(self.keys, self.sums[: len(self.keys)], strict=True)
-            if owner == name
+        was_training = self.pool.training
+        self.pool.eval()
+        members = self.pool.active
+        measures = {name: [loss.measure() for loss in member.all_losses()] for name, member in members.items()}
+        for both in batches:
+            for name, member in members.items():
+                for part, masks in zip(both, (False, True), strict=True):
+                    wanted = [measure for measure in measures[name] if measure.loss.masks_tokens == masks]
+                    if wanted and part is not None:
+                        with self.accelerator.autocast():
+                            outputs = member(part)
+                            for measure in wanted:
+                                measure.add(outputs, part)
+        self.pool.train(was_training)
+        for measure in (measure for own in measures.values() for measure in own):
+            measure.sums = cast(Any, self)._sum_over_texts(measure.sums)
+        return {
+            name: _metrics(member, {measure.loss.name: measure.metrics() for measure in measures[name]})
+            for name, member in members.items()
         }
-        if name in self.right:
-            found["accuracy"] = float(self.sums[self.right[name]] / self.counts[1])
-        if self.variance is None or not member.pairs:
-            weighted = [weight * found[f"{objective.name}_loss"] for objective, weight in member.objectives.items()]
-            return {"loss": sum(weighted)} | found
-        errors = [self.variance.mean_squared_error((name, index)) for index in range(len(member.pairs))]
-        for index, pair in enumerate(member.pairs):
-            # a layer that learns from several teacher layers is judged by the last of them
-            found[f"r2_layer_{pair.student}"] = self.variance.r2((name, index))
-        last = max(range(len(member.pairs)), key=lambda index: member.pairs[index])
-        found["r2"] = self.variance.r2((name, last))
-        found["last_layer_loss"] = errors[last]
-        return {"loss": sum(errors) / len(errors)} | found
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether this is the best evaluation so far; it is not if the student whose metric decides was dropped."""
+        key = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        if self.pool.dropped and key not in metrics:
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise ValueError: a distillation measures students and makes no predictions."""
+        raise ValueError(
+            "predict is not supported by DistillationTrainer, which measures students and makes no predictions; call "
+            "the student, or a transformers pipeline with it."
+        )
 
 
-def _counts_labels(loss: str) -> bool:
-    """Whether a loss is a mean over labels, and not over all real tokens."""
-    specification = LOSS_SPECIFICATIONS[loss]
-    return specification.masks_tokens or specification.needs_task_head
+def _metrics(member: Member, by_loss: dict[str, dict[str, float]]) -> dict[str, float]:
+    """``loss``, the weighted sum; ``error``, the weighted mean; ``<loss>_loss`` of each, and what else it gives."""
+    metrics: dict[str, float] = {}
+    for name, values in by_loss.items():
+        metrics |= {key: value for key, value in values.items() if key not in ("loss", "error")}
+        metrics[f"{name}_loss"] = values["loss"]
+    weights = member.weights
+    loss = sum(weights[name] * values["loss"] for name, values in by_loss.items())
+    error = sum(weights[name] * values["error"] for name, values in by_loss.items()) / sum(weights.values())
+    return {"loss": loss, "error": error} | metrics

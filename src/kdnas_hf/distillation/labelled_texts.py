@@ -21,20 +21,12 @@ _TEXTS_AT_A_TIME = 8192
 
 
 def text_columns(pool: StudentPool) -> list[str]:
-    """The columns of a data set that a pool reads: labels only where students learn a task.
-
-    A column of labels may well be there when students learn from the teacher's states alone.
-    """
+    """The columns of a data set that a pool reads: labels, which may be there anyway, only where it learns a task."""
     return ["input_ids", LABELS] if pool.classifies else ["input_ids"]
 
 
 def padding_collator(tokenizer: PreTrainedTokenizerBase, tags: bool) -> Any:
-    """What pads texts to a batch, and with them the labels of tokens, by -100.
-
-    Args:
-        tokenizer: The tokenizer of the texts.
-        tags: Whether each token has a label, see `classifies_tokens`.
-    """
+    """What pads texts to a batch, and with them the labels of tokens, if these have any (``tags``), by -100."""
     return (DataCollatorForTokenClassification if tags else DataCollatorWithPadding)(tokenizer)
 
 
@@ -63,23 +55,18 @@ def check_labelled_texts(name: str, texts: Any, pool: StudentPool) -> None:
     known = has_length(texts) and len(texts) > 0
     columns = list(texts[0]) if known else getattr(texts, "column_names", None)
     if isinstance(columns, list) and LABELS not in columns:
-        raise ValueError(
-            f"{name} has no column 'labels', which the losses soft_labels and labels need; it has {columns}."
-        )
+        needing = ", ".join(pool.labeled_losses)
+        raise ValueError(f"{name} has no column 'labels', which losses={needing} need; it has {columns}.")
     if known:
-        _check_first(name, texts[0], classifies_tokens(pool))
+        labels, tokens, tags = np.asarray(texts[0][LABELS]), len(texts[0]["input_ids"]), classifies_tokens(pool)
+        if labels.shape != ((tokens,) if tags else ()) or labels.dtype.kind not in "iu":
+            wanted = f"one whole number for each of its {tokens} tokens" if tags else "one whole number"
+            raise ValueError(f"{name}: the labels of the first text are {texts[0][LABELS]!r}; give it {wanted}.")
         classes = min(int(model.config.num_labels or 0) for model in pool.models.values())
         for values in _label_chunks(texts):
             wrong = values[(values != IGNORED_LABEL) & ((values < 0) | (values >= classes))]
             if len(wrong):
                 raise ValueError(f"{name} has the label {wrong[0]}; choose from 0 to {classes - 1}, or -100 for none.")
-
-
-def _check_first(name: str, row: Mapping[str, Any], tags: bool) -> None:
-    labels, tokens = np.asarray(row[LABELS]), len(row["input_ids"])
-    if labels.shape != ((tokens,) if tags else ()) or labels.dtype.kind not in "iu":
-        wanted = f"one whole number for each of its {tokens} tokens" if tags else "one whole number"
-        raise ValueError(f"{name}: the labels of the first text are {row[LABELS]!r}; give it {wanted}.")
 
 
 def _label_chunks(texts: Any) -> Iterator[np.ndarray]:
@@ -94,6 +81,3 @@ def _label_chunks(texts: Any) -> Iterator[np.ndarray]:
     for start in range(0, len(texts), _TEXTS_AT_A_TIME):
         rows = range(start, min(start + _TEXTS_AT_A_TIME, len(texts)))
         yield np.concatenate([np.atleast_1d(np.asarray(texts[row][LABELS])) for row in rows])
-
-
-__all__ = ["check_labelled_texts", "classifies_tokens", "padding_collator", "text_columns"]

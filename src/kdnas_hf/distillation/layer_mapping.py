@@ -7,10 +7,11 @@ layer and is never mapped. The last layer is the model's ``last_hidden_state``.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from ..utils.choices import nearest
 
 LAYER_MAPPINGS = ("uniform", "last", "uniform+last", "final")
 
@@ -48,39 +49,28 @@ def resolve_layer_mapping(
     if not isinstance(mapping, str):
         pairs = [LayerPair(int(student), int(teacher)) for student, teacher in mapping]
     elif ":" in mapping:
-        pairs = _parse_pairs(mapping)
+        pairs = [_parse_pair(item, mapping) for item in mapping.replace(",", " ").split()]
     elif mapping in LAYER_MAPPINGS:
         pairs = _named_pairs(mapping, student_layers, teacher_layers)
     else:
-        nearest = difflib.get_close_matches(mapping, LAYER_MAPPINGS, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
         raise ValueError(
-            f"layer_mapping={mapping!r} is unknown{hint} Choose from {', '.join(LAYER_MAPPINGS)}, "
-            "or name pairs of student and teacher layers as '1:4 2:8 3:12'."
+            f"layer_mapping={mapping!r} is unknown{nearest(mapping, LAYER_MAPPINGS)} Choose from "
+            f"{', '.join(LAYER_MAPPINGS)}, or name pairs of student and teacher layers as '1:4 2:8 3:12'."
         )
     if not pairs:
         raise ValueError("layer_mapping names no pair of layers; choose 'uniform' or name pairs as '1:4 2:8 3:12'.")
     for pair in pairs:
-        if not 1 <= pair.student <= student_layers:
-            raise ValueError(
-                f"layer_mapping names student layer {pair.student}, but the student has layers 1 to {student_layers}."
-            )
-        if not 1 <= pair.teacher <= teacher_layers:
-            raise ValueError(
-                f"layer_mapping names teacher layer {pair.teacher}, but the teacher has layers 1 to {teacher_layers}."
-            )
+        for who, layer, layers in zip(LayerPair._fields, pair, (student_layers, teacher_layers), strict=True):
+            if not 1 <= layer <= layers:
+                raise ValueError(f"layer_mapping names {who} layer {layer}, but the {who} has layers 1 to {layers}.")
     return tuple(sorted(pairs, key=lambda pair: pair.student))
 
 
-def _parse_pairs(text: str) -> list[LayerPair]:
-    items = re.split(r"[,\s]+", text.strip())
-    pairs = []
-    for item in items:
-        match = re.fullmatch(r"(\d+):(\d+)", item)
-        if match is None:
-            raise ValueError(f"layer_mapping={text!r}: {item!r} is not of the form <student layer>:<teacher layer>.")
-        pairs.append(LayerPair(int(match[1]), int(match[2])))
-    return pairs
+def _parse_pair(item: str, mapping: str) -> LayerPair:
+    match = re.fullmatch(r"(\d+):(\d+)", item)
+    if match is None:
+        raise ValueError(f"layer_mapping={mapping!r}: {item!r} is not of the form <student layer>:<teacher layer>.")
+    return LayerPair(int(match[1]), int(match[2]))
 
 
 def _named_pairs(mapping: str, student_layers: int, teacher_layers: int) -> list[LayerPair]:
@@ -94,8 +84,8 @@ def _named_pairs(mapping: str, student_layers: int, teacher_layers: int) -> list
     pairs = []
     for layer in range(1, student_layers + 1):
         if "uniform" in mapping:
-            nearest = (2 * layer * teacher_layers + student_layers) // (2 * student_layers)
-            pairs.append(LayerPair(layer, max(nearest, 1)))  # a student far deeper than its teacher would round to 0
+            rounded = (2 * layer * teacher_layers + student_layers) // (2 * student_layers)
+            pairs.append(LayerPair(layer, max(rounded, 1)))  # a student far deeper than its teacher would round to 0
         if "last" in mapping:
             pairs.append(LayerPair(layer, teacher_layers - student_layers + layer))
     return pairs

@@ -16,11 +16,12 @@ from huggingface_hub import ModelCard
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..distillation.task_head import SEQUENCE_CLASSIFICATION
-from ..json_lines import JsonLines
 from ..latency import LatencyBenchmark
-from ..package_versions import package_versions
-from ..run_directory import check_writable, settle_configuration
+from ..students.task_heads import SEQUENCE_CLASSIFICATION
+from ..utils.atomic_files import write_atomically
+from ..utils.json_lines import JsonLines
+from ..utils.package_versions import package_versions
+from ..utils.run_directory import check_writable, settle_configuration
 from .arguments import RANDOM, EvaluationArguments
 from .finetuning import FineTuned, ModelSource, fine_tune, score_languages
 from .metrics import METRICS
@@ -206,7 +207,7 @@ class Comparison:
             found = probe_models(probed, self.sources[TEACHER], probe_texts(self.tasks), self.args.max_length)
             probes = {name: asdict(result) for name, result in found.items()}
         measured = {"key": key, "latency": latency, "latency_method": report.describe_method(), "probes": probes}
-        path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        write_atomically(path, json.dumps(measured, indent=2) + "\n")
         return measured
 
     def _results(self, records: list[FineTuningRecord], measurements: Mapping[str, Any]) -> EvaluationResults:

@@ -20,7 +20,6 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -31,13 +30,14 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..data import embedded_teacher
-from ..distillation import bf16_pays_off
 from ..distillation.batch import IGNORED_LABEL
 from ..distillation.labelled_texts import padding_collator
-from ..distillation.task_head import TASK_HEADS, TOKEN_CLASSIFICATION
-from ..distillation.teacher import EMBEDDED, TOKENIZER_ERRORS
-from ..distillation.trainer import StepProgressCallback
+from ..distillation.teacher import EMBEDDED
 from ..students import train_only
+from ..students.task_heads import TASK_HEADS, TOKEN_CLASSIFICATION
+from ..utils.hardware import bf16_pays_off
+from ..utils.progress import StepProgressCallback
+from ..utils.tokenizers import load_tokenizer
 from .arguments import FineTuningArguments
 from .encoding import EncodedExamples, encode_examples
 from .metrics import METRICS, UNREAD
@@ -91,15 +91,12 @@ class ModelSource:
         return digest.hexdigest()[:16]
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer.
+        """Its tokenizer, which pads on the right.
 
         Raises:
             ValueError: If there is none.
         """
-        try:
-            return AutoTokenizer.from_pretrained(self.location)
-        except TOKENIZER_ERRORS as error:
-            raise ValueError(f"{self.path!r} has no tokenizer that can be loaded: {error}") from error
+        return load_tokenizer(self.location, field="path", require_fast=False)
 
     def load_encoder(self) -> PreTrainedModel:
         """The model without a head, in float32.

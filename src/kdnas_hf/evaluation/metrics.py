@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from seqeval.metrics import f1_score, precision_score, recall_score
 
-from ..distillation.task_head import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from ..students.task_heads import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 
 
 def _import_evaluate() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..markdown_table import markdown_table
+from ..utils.markdown_table import markdown_table
 from .arguments import RANDOM
 from .results import BASELINE, STUDENT, TASK_KD, TEACHER, EvaluationResults, Spread, TaskScores
 

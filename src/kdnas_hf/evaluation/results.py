@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..json_lines import JsonRecord
+from ..utils.atomic_files import write_atomically
+from ..utils.json_lines import JsonRecord
 
 RESULTS_FILE = "results.json"
 CSV_FILE = "scores.csv"
@@ -189,7 +190,7 @@ class EvaluationResults:
     def save(self, folder: Path) -> None:
         """Write ``results.json`` and ``scores.csv``."""
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / RESULTS_FILE).write_text(text + "\n", encoding="utf-8")
+        write_atomically(folder / RESULTS_FILE, text + "\n")
         with (folder / CSV_FILE).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["task", "model", "learning_rate", "seed", "language", "metric", "score"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..distillation.task_head import TASK_HEADS, TOKEN_CLASSIFICATION
+from ..students.task_heads import TASK_HEADS, TOKEN_CLASSIFICATION
 from .metrics import METRICS
 
 EMBEDDED_DATA = ("intents",)

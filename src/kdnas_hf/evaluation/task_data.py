@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from ..data import embedded_intents
 from ..data.local_files import LocalFile, find_local_files
-from ..distillation.task_head import TOKEN_CLASSIFICATION
+from ..students.task_heads import TOKEN_CLASSIFICATION
 from .task import Example, LanguageData, Task
 
 logger = logging.get_logger(__name__)

@@ -12,8 +12,10 @@ from typing import Any, cast
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-from ..distillation import DistillationTrainer, DistillationTrainingArguments, Teacher, bf16_pays_off
+from ..distillation import DistillationTrainer, DistillationTrainingArguments, Teacher
 from ..students import KDNASModel
+from ..utils.atomic_files import write_atomically
+from ..utils.hardware import bf16_pays_off
 from .arguments import EvaluationArguments
 from .encoding import encode_examples
 from .finetuning import FineTuned, KeepBestCallback, ModelSource, scoring_trainer
@@ -120,9 +122,7 @@ def save_tuned(tuned: FineTuned, path: Path) -> None:
     frozen = {name for name, parameter in tuned.model.named_parameters() if not parameter.requires_grad}
     # of the state dict: word embeddings that train in part are an ordinary table there
     trained = {n: v.detach().clone().contiguous() for n, v in tuned.model.state_dict().items() if n not in frozen}
-    temporary = path.with_suffix(".tmp")
-    save_file(trained, str(temporary))
-    temporary.replace(path)
+    write_atomically(path, lambda temporary: save_file(trained, str(temporary)))
 
 
 def load_tuned(source: ModelSource, data: TaskData, args: EvaluationArguments, path: Path, folder: str) -> FineTuned:

@@ -18,7 +18,8 @@ from transformers.utils import logging
 from ..data import EMBEDDED_TEACHER_NAME, DataArguments
 from ..evaluation import ModelSource, Task, load_task_data
 from ..latency import LatencyBenchmark, LatencyReport, Runner, TorchRunner, stand_in
-from ..package_versions import package_versions
+from ..utils.atomic_files import write_atomically
+from ..utils.package_versions import package_versions
 from .arguments import ExportArguments
 from .artefacts import artefact_files, make_artefact, make_runner
 from .backends import Backend, require_runtime
@@ -196,9 +197,7 @@ def export_student(args: ExportArguments, data_args: DataArguments) -> ExportRep
     report = ExportReport(record, _measure(args, folder, backend, model, teacher))
     path = report_path(folder, backend.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(report.to_json() + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_atomically(path, report.to_json() + "\n")
     return report
 
 

@@ -57,9 +57,8 @@ def _measure(student: str, backend_name: str, batch_size: int, sequence_length: 
     import torch
     from transformers import AutoConfig, AutoModel
 
-    import kdnas_hf  # noqa: F401  - students register themselves
-    from kdnas_hf.latency import TorchRunner
-
+    from .. import students  # noqa: F401  - students register themselves
+    from ..latency import TorchRunner
     from .exported_model import ExportedModel
 
     backend = get_backend(backend_name)

@@ -9,15 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import students
 from ..data import DataArguments, count_tokens, load_corpus, split_corpus
 from ..export import load_with_head
-from ..package_versions import package_versions
 from ..search import SearchResult
 from ..students.output_agreement import compare_outputs
 from ..students.vocabulary_trimming import measure_unseen
+from ..utils.atomic_files import replace_directory
+from ..utils.package_versions import package_versions
+from ..utils.tokenizers import load_tokenizer
 from .arguments import CompressionArguments
 from .evidence import CompressionEvidence, names_of, record_compression
 from .model_card import write_model_card
@@ -52,7 +54,7 @@ def compress_student(
     if args.trim_to is not None:
         data_args = dataclasses.replace(data_args, dataset=args.trim_to)
     student = load_with_head(source, dtype="auto")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    tokenizer = load_tokenizer(source, field="student", require_fast=False)
     splits = split_corpus(load_corpus(data_args), data_args.heldout_sentences, data_args.proxy_fraction, seed=args.seed)
     texts, heldout = splits.train["text"], list(splits.heldout["text"])
 
@@ -113,15 +115,12 @@ def trim_students(result: SearchResult, data_args: DataArguments, seed: int, com
         targets.append(target := result.folder / f"{student.path}-trimmed")
         if target.exists():
             continue
-        with tempfile.TemporaryDirectory(prefix=f".{student.path}-", dir=result.folder) as folder:
-            args = CompressionArguments(
-                student=str(result.folder / student.path),
-                output_dir=str(Path(folder) / target.name),
-                trim_to=data_args.dataset,
-                seed=seed,
-            )
-            compress_student(args, data_args, command)
-            (Path(folder) / target.name).rename(target)  # a directory of that name is always whole
+        args = CompressionArguments(student=str(result.folder / student.path), trim_to=data_args.dataset, seed=seed)
+
+        def compress(made: Path, args: CompressionArguments = args) -> None:
+            compress_student(dataclasses.replace(args, output_dir=str(made)), data_args, command)
+
+        replace_directory(target, compress)
     return targets
 
 

@@ -116,7 +116,7 @@ def measure_latency(student: str | Path, teacher: Teacher, benchmark: LatencyBen
         backend: In which both run; what is exported for it is not kept.
     """
     models = {
-        "teacher": stand_in(type(teacher.model), teacher.deployed_config),
+        "teacher": stand_in(type(teacher.model), teacher.model.config),
         "student": AutoModel.from_pretrained(student, dtype="float32"),
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,9 +28,7 @@ from ..data.local_files import find_local_files
 from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
 from ..evaluation import EvaluationResults
 from ..export import ArtefactRecord, read_exports
-from ..json_lines import JsonLines
 from ..latency import DeviceFingerprint, LatencyReport
-from ..package_versions import package_versions
 from ..search import (
     Architecture,
     ArchitectureRecord,
@@ -42,6 +39,9 @@ from ..search import (
 )
 from ..search.budgets import LatencyBudget
 from ..search.report import PLOT_FILE as PARETO_PLOT
+from ..utils.atomic_files import write_atomically
+from ..utils.json_lines import JsonLines
+from ..utils.package_versions import package_versions
 from .public_text import public, public_command, public_values
 
 logger = logging.get_logger(__name__)
@@ -569,6 +569,4 @@ def _read(path: Path) -> Any:
 
 def _write(path: Path, values: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -19,9 +19,9 @@ from ..evaluation import EvaluationResults
 from ..evaluation.report import plot_scores
 from ..evaluation.results import STUDENT
 from ..export.backends import ONNX_FOLDER, OPENVINO_FOLDER
-from ..markdown_table import markdown_table
 from ..search.front import pareto_front
 from ..search.report import PLOT_FILE as PARETO_PLOT
+from ..utils.markdown_table import markdown_table
 from ..version import __version__
 from .eval_results import model_index, write_eval_results
 from .evidence import (

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from ..evaluation import ModelSource
 from ..export import read_exports
 from ..export.backends import ONNX_FOLDER, OPENVINO_FOLDER
 from ..students import KDNASConfig, copy_tokenizer, why_not_native, write_native_checkpoint
+from ..utils.tokenizers import load_tokenizer
 from .evidence import EVIDENCE_FOLDER, StudentEvidence
 from .model_card import CARD_FILE, Sibling, is_edited, list_artefacts, load_card, write_model_card
 from .public_text import find_private
@@ -141,9 +142,9 @@ def check_student(student: str | Path, without_scores: bool = False) -> StudentE
             f"AutoTokenizer.from_pretrained(<teacher>).save_pretrained({str(folder)!r})."
         )
     try:
-        AutoTokenizer.from_pretrained(folder)
-    except Exception as error:
-        raise PublicationError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+        load_tokenizer(folder, field="student", require_fast=False)
+    except ValueError as error:
+        raise PublicationError(str(error)) from error
     if not evidence.evaluations and not without_scores:
         raise PublicationError(
             f"{folder} was not scored on any downstream task: run python recipes/evaluate.py --student {folder}, or "
@@ -186,8 +187,12 @@ def _copy_checkpoint(source: Path, target: Path) -> None:
             "vocab.txt",
             "merges.txt",
         )
-        training = path.name in ("distillation.safetensors", "distillation.json", "teacher_statistics.safetensors") or (
-            path.name in ("trainer_state.json", "heldout.json")
+        training = path.name in (
+            "distillation.json",
+            "teacher_statistics.safetensors",
+            "targets.json",
+            "trainer_state.json",
+            "heldout.json",
         )
         if path.is_file() and wanted and not training:
             _link(path, target / path.name)

@@ -15,7 +15,7 @@ from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
 from torch import nn
 from transformers.utils import logging
 
-from ..markdown_table import markdown_table
+from ..utils.markdown_table import markdown_table
 from .fingerprint import DeviceFingerprint
 from .runner import EAGER_FLOAT32, Runner, TorchRunner
 

@@ -78,13 +78,6 @@ class SearchArguments:
     pool_size: int = field(
         default=0, metadata={"help": "Candidates trained together on one teacher pass; 0: all of an episode."}
     )
-    max_pool_memory_gb: float | None = field(
-        default=None,
-        metadata={
-            "help": "Split an episode's pool where its students would take more than this in training, by estimate, in "
-            "GB (10^9 bytes) a process; by default only when memory runs out."
-        },
-    )
     top_k: int = field(default=1, metadata={"help": "Best architectures that are distilled on the full corpus."})
     speedup_budgets: list[float] | None = field(
         default=None,
@@ -169,8 +162,6 @@ class SearchArguments:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.max_pool_memory_gb is not None and self.max_pool_memory_gb <= 0:
-            raise ValueError(f"max_pool_memory_gb={self.max_pool_memory_gb} must be positive.")
         if self.storage is not None:
             check_storage(self.storage)
         if self.worker_timeout <= 0:

@@ -138,7 +138,7 @@ class NASSearchCallback(TrainerCallback):
         if self.study is None:
             return
         for name, candidate in self.candidates.items():
-            r2 = self._metric(self._readings[state.global_step], name, "r2")
+            r2 = self._quality(self._readings[state.global_step], name)
             if r2 is not None and not self.study.is_finished(candidate.number):
                 self.study.report(candidate.number, r2, state.global_step)
 
@@ -199,6 +199,11 @@ class NASSearchCallback(TrainerCallback):
         value = metrics.get(key)
         return value if value is not None and math.isfinite(value) else None
 
+    def _quality(self, metrics: Mapping[str, float], name: str) -> float | None:
+        """R² of a candidate; where no loss measures it, what is left of its error."""
+        r2, error = self._metric(metrics, name, "r2"), self._metric(metrics, name, "error")
+        return r2 if r2 is not None or error is None else 1 - error
+
     def _record(self, candidate: Candidate, seconds: float) -> ArchitectureRecord:
         step = self._stopped.get(candidate.name, self._evaluated_step)
         readings = self._readings.get(step, {})
@@ -210,7 +215,7 @@ class NASSearchCallback(TrainerCallback):
             architecture=candidate.architecture,
             state=state,
             loss=loss,
-            r2=self._metric(readings, candidate.name, "r2"),
+            r2=self._quality(readings, candidate.name),
             latency_ms=candidate.latency_ms,
             latency_iqr_ms=candidate.latency_iqr_ms,
             teacher_latency_ms=candidate.teacher_latency_ms,

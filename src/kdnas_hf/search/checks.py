@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..distillation import DistillationTrainingArguments, Teacher, resolve_layer_mapping
+from ..distillation import DistillationTrainingArguments, Required, Teacher, required_by
 from ..export import get_backend, require_runtime
-from ..run_directory import refuse_other_run
-from ..students import KDNASConfig, read_teacher_layers
+from ..students import KDNASConfig, check_copyable
 from ..students.vocabulary_trimming import check_trimmable
+from ..utils.run_directory import refuse_other_run
 from .arguments import SearchArguments
 from .configuration import resolve_configuration
 from .space import Architecture, SearchSpace
@@ -24,6 +24,8 @@ def student_config(teacher: Teacher, architecture: Architecture) -> KDNASConfig:
     return architecture.to_config(
         vocab_size=teacher.model.get_input_embeddings().weight.shape[0],
         pad_token_id=tokenizer.pad_token_id,
+        # what layers compute that are copied from the teacher's
+        layer_norm_eps=getattr(teacher.model.config, "layer_norm_eps", 1e-5),
         position_padding_idx=None if tokenizer.pad_token_id <= 1 else 1,
         bos_token_id=tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id,
         eos_token_id=tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id,
@@ -36,7 +38,7 @@ def check_search(
     args: SearchArguments,
     training_args: DistillationTrainingArguments,
     configuration: Mapping[str, Any] | None = None,
-) -> list[int]:
+) -> Required:
     """Check what can be checked before any text is read.
 
     Args:
@@ -47,7 +49,7 @@ def check_search(
         configuration: What else the result depends on; given, the output directory is checked as well.
 
     Returns:
-        The teacher's layers that some architecture of the space learns from.
+        The teacher outputs that some architecture of the space learns from.
 
     Raises:
         ImportError: If the backend whose latency counts is not installed.
@@ -57,24 +59,16 @@ def check_search(
     require_runtime(get_backend(args.latency_backend).runtime)
     if args.trim_vocabulary:
         check_trimmable(teacher.tokenizer)
-    if "hidden_states" not in training_args.loss_weights:
+    if training_args.warmup_steps:
         raise ValueError(
-            f"losses={training_args.losses!r} leaves out hidden_states, but the reward of a search is made "
-            "of its R²; add it, with a small weight if need be."
+            f"warmup_steps={training_args.warmup_steps} would be those of a mini-KD and of the full distillation; give "
+            "warmup_fraction."
         )
-    if training_args.relation_teacher_layer > teacher.dimensions.num_layers:
-        raise ValueError(
-            f"relation_teacher_layer={training_args.relation_teacher_layer}: the teacher has layers 1 to "
-            f"{teacher.dimensions.num_layers}."
-        )
-    if "logits" in training_args.loss_weights and teacher.masked_lm is None:
-        raise ValueError("losses: 'logits' needs a teacher that is loaded with masked_lm_head=True.")
-    if training_args.student_init == "teacher":
-        read_teacher_layers(teacher.model)  # raises where layers of this kind cannot be copied
-    mappings = [
-        resolve_layer_mapping(training_args.layer_mapping, depth, teacher.dimensions.num_layers)
-        for depth in space.num_hidden_layers
-    ]
+    shapes = [(size, depth) for size in space.hidden_size for depth in space.num_hidden_layers]
+    training_args.start.check(teacher.dimensions.hidden_size, teacher.dimensions.num_layers, shapes)
+    if training_args.student_init == "layers":
+        check_copyable(teacher.model)
+    required = required_by(training_args, teacher, list(space.num_hidden_layers))
     sequence = args.latency_sequence_length
     example = student_config(teacher, example_of(space))
     check_length(f"latency_sequence_length={sequence} is too long; choose", sequence, example)
@@ -83,7 +77,7 @@ def check_search(
         refuse_other_run(Path(training_args.output_dir or "runs"), resolved, resume=args.resume)
         if args.storage is not None and training_args.process_index == 0:
             open_storage(args.storage)
-    return sorted({pair.teacher for mapping in mappings for pair in mapping})
+    return required
 
 
 def example_of(space: SearchSpace) -> Architecture:

@@ -36,14 +36,12 @@ NEUTRAL = (
     "resume",
     "trim_vocabulary",  # after the search
     "pool_size",
-    "max_pool_memory_gb",
     "global_train_batch_size",
     "auto_bf16",
     "cpu_threads",
     "cache_teacher_states",
     "cache_max_gb",
     "cache_dir",
-    "shard_teacher",
     # where the study is kept, by whom it is worked on, and what it began with; an address may hold a password
     "storage",
     "study_name",

@@ -16,10 +16,10 @@ from ..data.embedded_teacher import default_cache_dir
 from ..distillation import Teacher
 from ..export import get_backend, make_runner
 from ..export.backends import TORCH
-from ..json_lines import JsonLines, JsonRecord
 from ..latency import DeviceFingerprint, LatencyBenchmark, LatencyReport, stand_in
-from ..package_versions import package_versions
 from ..students import KDNASConfig, KDNASModel
+from ..utils.json_lines import JsonLines, JsonRecord
+from ..utils.package_versions import package_versions
 from .space import Architecture
 
 logger = logging.get_logger(__name__)
@@ -108,7 +108,7 @@ class ArchitectureLatencies:
         return self.benchmark.describe_method(self.backend.description)
 
     def _teacher_model(self) -> Any:
-        return stand_in(type(self.teacher.model), self.teacher.deployed_config)
+        return stand_in(type(self.teacher.model), self.teacher.model.config)
 
     def _student(self, architecture: Architecture) -> Any:
         return stand_in(KDNASModel, self.config_of(architecture))
@@ -118,7 +118,7 @@ class ArchitectureLatencies:
         return ArchitectureLatency(self._key(architecture), measured.median_ms, measured.iqr_ms, teacher.median_ms)
 
     def _key(self, architecture: Architecture) -> str:
-        config = self.teacher.deployed_config
+        config = self.teacher.model.config
         shape = {
             name: getattr(config, name, None)
             for name in ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..json_lines import JsonLines, JsonRecord
+from ..utils.json_lines import JsonLines, JsonRecord
 from .space import Architecture
 
 

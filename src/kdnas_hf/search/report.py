@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..markdown_table import markdown_table
+from ..utils.markdown_table import markdown_table
 from .arguments import SearchArguments
 from .budgets import LatencyBudget
 from .front import FrontUncertainty, front_uncertainty, pareto_front

@@ -54,7 +54,7 @@ class Reward:
     @property
     def metric(self) -> str:
         """Name of L among the metrics of `DistillationTrainer`."""
-        return "last_layer_loss" if self.layers == "last" else "loss"
+        return "error" if self.layers == "last" else "loss"
 
     def extrapolate(
         self, earlier_loss: float, loss: float, earlier: int, steps: int, max_steps: int | None = None

@@ -8,9 +8,7 @@ import gc
 import hashlib
 import json
 import math
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,29 +21,30 @@ import torch
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import TrainerCallback
 from transformers.utils import logging
 
+from ..data.batching import digest_of_texts, text_lengths
 from ..distillation import (
     DistillationTrainer,
     DistillationTrainingArguments,
     HiddenStateStatistics,
     StudentPool,
+    Targets,
     Teacher,
-    TeacherStateCache,
-    cache_teacher_states,
-    cacheable_features,
-    check_cacheable,
-    last_whole_checkpoint,
-    place_teacher,
-    text_lengths,
+    distill,
+    estimate_statistics,
+    reason_against_storing,
+    store_if_it_pays,
+    train_or_resume,
 )
-from ..distillation.pool_memory import halves, is_out_of_memory, split_by_memory, training_bytes
-from ..distillation.state_caching import CACHE_FOLDER
+from ..distillation.losses import LOSSES
+from ..distillation.stored_targets import CACHE_FOLDER
 from ..latency import DeviceFingerprint, LatencyBenchmark
-from ..run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration
-from ..students import KDNASConfig, KDNASModel
+from ..students import KDNASModel
+from ..utils.atomic_files import remove_leftovers, replace_directory, write_atomically
+from ..utils.memory import is_out_of_memory
+from ..utils.run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration
 from .arguments import SearchArguments
 from .callback import Candidate, NASSearchCallback
 from .checks import check_length, check_search, example_of, student_config
@@ -151,24 +150,28 @@ class ArchitectureSearch:
 
     def _check(self) -> None:
         """Everything that could fail late, checked early."""
-        self.teacher_layers = check_search(self.teacher, self.space, self.args, self.training_args)
-        self.longest_text = 0
+        self.required = check_search(self.teacher, self.space, self.args, self.training_args)
         for name in ("train", "proxy", "heldout"):
             lengths = text_lengths(getattr(self, f"{name}_dataset"))
             if len(lengths) == 0:
                 raise ValueError(f"{name}_dataset is empty; give more text.")
             longest = max(lengths)
-            self.longest_text = max(self.longest_text, longest)
             check_length(
                 f"{name}_dataset has a text of {longest} tokens; truncate to max_length",
                 longest,
                 student_config(self.teacher, example_of(self.space)),
             )
-        features = cacheable_features(self.training_args, self.teacher, self.teacher_layers)
-        for texts in (self.proxy_dataset, self.train_dataset):
-            check_cacheable(
-                self.teacher, [texts, self.heldout_dataset], features, self._training_arguments(self.folder)
-            )
+        if self.training_args.cache_teacher_states == "true":
+            args = self._training_arguments(self.folder)
+            for texts in (self.proxy_dataset, self.train_dataset):
+                both = [texts, self.heldout_dataset]
+                reason = reason_against_storing(self.teacher, both, self.required, self._storable, args, passes=1)
+                if reason is not None:
+                    raise ValueError(f"cache_teacher_states=true: {reason}")
+
+    @property
+    def _storable(self) -> bool:
+        return all(LOSSES[name].storable for name in self.training_args.loss_weights)
 
     # ---- processes ----
 
@@ -271,9 +274,8 @@ class ArchitectureSearch:
         started = time.monotonic()
         self._from_main(None)  # nobody goes on before the directory is settled
         self.cost = self._load_cost()
-        if self.training_args.teacher_in_bf16:
-            self.teacher.to_dtype(torch.bfloat16)
-        self._cache_states()
+        self.teacher.to(self.training_args.device)
+        self._store_targets()
         statistics = self._statistics()
         if study is not None:
             self.tracker.begin(self.configuration, study.records())
@@ -356,7 +358,7 @@ class ArchitectureSearch:
                 while taken := self._when_ready(functools.partial(_take, study, chosen, self.args.pool_size)):
                     for numbers in self._pools({number: chosen[number] for number in taken}):
                         pool = {number: chosen[number] for number in numbers}
-                        self._measure_within_memory(study, episode, pool, statistics, progress)
+                        self._measure_pool(study, episode, pool, statistics, progress)
                 if study is not None:  # other workers' results
                     progress.update(len(study.records()) - progress.n)
             if isinstance(study, SharedStudy) and len(study.machines()) > 1:
@@ -368,55 +370,8 @@ class ArchitectureSearch:
     def _pools(self, chosen: Mapping[int, Architecture]) -> list[list[int]]:
         """The candidates of an episode in groups that train together."""
         size = self.args.pool_size or len(chosen)
-        limit = self.args.max_pool_memory_gb
         numbers = list(chosen)
-        pools = []
-        for start in range(0, len(numbers), size):
-            sizes = {
-                number: training_bytes(
-                    student_config(self.teacher, chosen[number]), self.teacher, self.training_args, self.longest_text
-                )
-                for number in numbers[start : start + size]
-            }
-            pools += split_by_memory(sizes, None if limit is None else limit * 1e9)
-        return pools
-
-    def _measure_within_memory(
-        self,
-        study: SearchStudy | None,
-        episode: int,
-        pool: Mapping[int, Architecture],
-        statistics: HiddenStateStatistics | None,
-        progress: tqdm,
-    ) -> None:
-        """Measure a pool; if memory runs out, each half of it, and a candidate that does not fit alone has failed."""
-        try:
-            self._measure_pool(study, episode, pool, statistics, progress)
-            return
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if self.training_args.world_size > 1:  # other processes may be waiting inside a collective call
-                raise SearchError(
-                    f"out of memory with {len(pool)} candidates in a pool: {error} Set max_pool_memory_gb or a smaller "
-                    "pool_size."
-                ) from error
-            logger.warning(f"out of memory with {len(pool)} candidates in a pool: {error}")
-        # only now, as the error held what was allocated
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        numbers = list(pool)
-        if len(numbers) == 1:
-            assert study is not None
-            candidates = {candidate.name: candidate for candidate in self._time_candidates(study, episode, pool)}
-            NASSearchCallback(
-                study, candidates, self.reward, on_record=lambda record: self._announce(record, progress)
-            ).record_all()
-            return
-        for half in halves(numbers):
-            part = {number: pool[number] for number in half}
-            self._measure_within_memory(study, episode, part, statistics, progress)
+        return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
     def _measure_pool(
         self,
@@ -427,12 +382,8 @@ class ArchitectureSearch:
         progress: tqdm,
     ) -> None:
         """Latency and mini-KD of some candidates of an episode, which train together."""
-        finished = self._from_main([n for n in pool if study.is_finished(n)] if study is not None else None)
-        if len(finished) == len(pool):
+        if self._from_main(study is not None and all(study.is_finished(number) for number in pool)):
             return
-        if finished and self._last_checkpoint(self._pool_folder(episode, pool)) is None:
-            # measured in a smaller pool, as memory ran out, before an interruption
-            pool = {number: architecture for number, architecture in pool.items() if number not in finished}
         folder = self._pool_folder(episode, pool)
         candidates = self._from_main(self._time_candidates(study, episode, pool) if study is not None else None)
         with self._clock("mini_kd"):
@@ -445,15 +396,25 @@ class ArchitectureSearch:
                 on_record=lambda record: self._announce(record, progress),
             )
             students = {c.name: student_config(self.teacher, c.architecture) for c in candidates}
-            trainer = self._trainer(
-                students,
-                self._mini_kd_arguments(folder),
-                self.proxy_dataset,
-                statistics,
-                [callback],
-                self.proxy_states,
+            args = self._mini_kd_arguments(folder)
+            trainer = DistillationTrainer(
+                model=StudentPool.create(students, self.teacher, args),
+                teacher=self.teacher,
+                args=args,
+                train_dataset=self.proxy_texts,
+                eval_dataset=self.heldout_texts,
+                statistics=statistics,
+                callbacks=[*self.callbacks, callback],
             )
-            if not self._train(trainer, folder):
+            try:
+                if not train_or_resume(trainer):
+                    trainer.evaluate()
+                    callback.record_all()
+            except Exception as error:
+                # of several candidates the trainer drops those that do not fit
+                if len(students) > 1 or self.training_args.world_size > 1 or not is_out_of_memory(error):
+                    raise
+                logger.warning(f"{candidates[0].name} is dropped: {error}")
                 callback.record_all()
             del trainer, students
             gc.collect()
@@ -514,70 +475,38 @@ class ArchitectureSearch:
         if self.training_args.hidden_state_normalization == "none":
             return None
         path = self.folder / STATISTICS_FILE
-        place_teacher(self.teacher, self.training_args)
-        # a sharded teacher computes only if all processes call it
-        if not self._from_main(path.is_file()) and (self.is_main or self.teacher.is_sharded):
+        if not self.required.hidden_states:
+            return None
+        if not self._from_main(path.is_file()) and self.is_main:
             with self._clock("teacher_statistics"):
-                statistics = HiddenStateStatistics.from_texts(
-                    self.teacher,
-                    self.proxy_dataset,
-                    self.teacher_layers,
-                    count=self.training_args.statistics_sentences,
-                    batch_size=self.training_args.per_device_eval_batch_size,
-                    seed=self.training_args.seed,
-                    states=self.proxy_states,
-                )
-                if self.is_main:
-                    temporary = path.with_suffix(".tmp")
-                    statistics.save(temporary)
-                    os.replace(temporary, path)
+                targets = Targets(self.teacher, self.required, self.training_args.teacher_torch_dtype)
+                device = self.training_args.device
+                write_atomically(path, estimate_statistics(targets, self.proxy_texts, self.training_args, device).save)
         self._from_main(None)
         return HiddenStateStatistics.load(path)
 
-    def _cache_states(self) -> None:
-        """Compute the teacher's states of the proxy set and of the held-out texts once for all pools, if that pays."""
-        self.proxy_states: TeacherStateCache | None = None
-        self.heldout_states: TeacherStateCache | None = None
+    def _store_targets(self) -> None:
+        """Store the targets of the proxy set and of the held-out texts once for all pools, if that pays."""
+        self.proxy_texts: Any = self.proxy_dataset
+        self.heldout_texts: Any = self.heldout_dataset
         if self._from_main((self.folder / RESULTS_FILE).is_file()):
             return
-        args = self._training_arguments(self.folder)
         pools = math.ceil(self.args.candidates_per_episode / (self.args.pool_size or self.args.candidates_per_episode))
         with self._clock("teacher_states"):
-            place_teacher(self.teacher, args)
-            states = cache_teacher_states(
+            stored = store_if_it_pays(
                 self.teacher,
                 [self.proxy_dataset, self.heldout_dataset],
-                cacheable_features(args, self.teacher, self.teacher_layers),
-                args,
+                self.required,
+                self._storable,
+                self._training_arguments(self.folder),
                 passes=self.args.mini_kd_epochs * self.args.num_episodes * pools,
                 wait=self._wait,
             )
-        if states is not None:
-            self.proxy_states, self.heldout_states = states
+        if stored is not None:
+            self.proxy_texts, self.heldout_texts = stored
 
     def _wait(self) -> None:
         self._from_main(None)
-
-    def _trainer(
-        self,
-        students: Mapping[str, KDNASConfig],
-        training_args: DistillationTrainingArguments,
-        dataset: datasets.Dataset,
-        statistics: HiddenStateStatistics | None,
-        callbacks: Sequence[TrainerCallback] = (),
-        states: TeacherStateCache | None = None,
-    ) -> DistillationTrainer:
-        return DistillationTrainer(
-            model=StudentPool.create(students, self.teacher, training_args),
-            teacher=self.teacher,
-            args=training_args,
-            train_dataset=dataset,
-            eval_dataset=self.heldout_dataset,
-            statistics=statistics,
-            callbacks=[*self.callbacks, *callbacks],
-            train_states=states,
-            eval_states=self.heldout_states,
-        )
 
     def _training_arguments(self, folder: Path) -> DistillationTrainingArguments:
         args = copy.copy(self.training_args)
@@ -593,6 +522,8 @@ class ArchitectureSearch:
         args.push_to_hub = False
         args.report_to = []  # what is measured is logged, not the steps of each pool
         args.load_best_model_at_end = False
+        args.stages = None  # of the full distillation
+        args.cache_teacher_states = "false"  # that was decided for all pools
         return args
 
     def _distil(
@@ -601,9 +532,8 @@ class ArchitectureSearch:
         """Distil the best architectures on the full corpus, together, and save them."""
         results = self.folder / RESULTS_FILE
         folder = self.folder / "distillation"
-        if self.is_main:  # what a process left that died while it saved a student
-            for leftover in self.folder.glob(f".{STUDENT_FOLDER}*-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+        if self.is_main:  # what a process left that died while it wrote
+            remove_leftovers(self.folder)
         if results.is_file():
             if self.is_main:
                 self._clean_up(folder)
@@ -615,24 +545,27 @@ class ArchitectureSearch:
             args = self._training_arguments(folder)
             args.save_total_limit = 1
             args.report_to = []  # the search's tracker is a callback
-            trainer = self._trainer(
+            # stages may learn from other layers than the candidates did
+            staged = args.stages is not None
+            trainer = distill(
                 {name: student_config(self.teacher, architecture) for name, architecture in architectures.items()},
+                self.teacher,
                 args,
                 self.train_dataset,
-                statistics,
-                [self.tracker],
+                self.heldout_dataset if staged else self.heldout_texts,
+                statistics=None if staged else statistics,
+                callbacks=[*self.callbacks, self.tracker],
             )
-            self._train(trainer, folder)
             metrics = trainer.evaluate()
-        students: list[DistilledStudent] = []
-        if self.is_main:
-            students = self._save_students(trainer, best, metrics)
-        students = self._from_main(students)
+        students = self._save_students(trainer, dict(zip(architectures, best, strict=True)), metrics)
         if not students:
-            raise SearchError("every student diverged during the full distillation; lower the learning rate.")
+            raise SearchError(
+                "no student is left of the full distillation; lower the learning rate if they diverged, and "
+                f"per_device_train_batch_size if they did not fit: {'; '.join(trainer.pool.dropped.values())}."
+            )
         if self.is_main:
-            _write_atomically(self.folder / LOG_FILE, json.dumps(trainer.state.log_history, indent=1))
-            _write_atomically(results, json.dumps([asdict(s) for s in students], indent=2))
+            write_atomically(self.folder / LOG_FILE, json.dumps(trainer.state.log_history, indent=1))
+            write_atomically(results, json.dumps([asdict(s) for s in students], indent=2))
             self._clean_up(folder)
         return students
 
@@ -644,21 +577,21 @@ class ArchitectureSearch:
             shutil.rmtree(self.folder / CACHE_FOLDER, ignore_errors=True)
 
     def _save_students(
-        self, trainer: DistillationTrainer, records: Sequence[ArchitectureRecord], metrics: Mapping[str, float]
+        self, trainer: DistillationTrainer, records: Mapping[str, ArchitectureRecord], metrics: Mapping[str, float]
     ) -> list[DistilledStudent]:
-        """Save the students, the best as ``student``, the others as ``student_2`` and so on."""
+        """Save the students, the best as ``student``, the others as ``student_2`` and so on; each process its own."""
         found = []
-        for record, name in zip(records, trainer.pool.members, strict=True):
+        for name, record in records.items():
             prefix = "eval_" if len(records) == 1 else f"eval_{name}_"
             if f"{prefix}loss" not in metrics:
-                continue  # diverged
+                continue  # dropped
             loss = metrics[prefix + self.reward.metric]
             layer = f"{prefix}r2_layer_"
             student = DistilledStudent(
                 path=STUDENT_FOLDER,
                 architecture=record.architecture,
                 loss=loss,
-                r2=metrics[f"{prefix}r2"],
+                r2=metrics.get(f"{prefix}r2", 1 - metrics[f"{prefix}error"]),
                 r2_per_layer={key.removeprefix(layer): v for key, v in metrics.items() if key.startswith(layer)},
                 latency_ms=record.latency_ms,
                 latency_iqr_ms=record.latency_iqr_ms,
@@ -673,46 +606,21 @@ class ArchitectureSearch:
         students = []
         for rank, (name, student) in enumerate(found, start=1):
             path = STUDENT_FOLDER if rank == 1 else f"{STUDENT_FOLDER}_{rank}"
-            self._save_student(trainer, name, self.folder / path)
+            # a lone student is in every process
+            if name in trainer.pool.models and (trainer.pool.divided or self.is_main):
+                self._save_student(trainer, name, self.folder / path)
             students.append(DistilledStudent(**{**vars(student), "path": path}))
+        self._wait()
         return students
 
     def _save_student(self, trainer: DistillationTrainer, name: str, folder: Path) -> None:
-        """Write beside the target, then rename: a directory of that name is always whole."""
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=self.folder))
-        trainer.pool.models[name].save_pretrained(temporary)
-        self.teacher.tokenizer.save_pretrained(temporary)
-        temporary.chmod(0o755)
-        for file in temporary.iterdir():
-            file.chmod(0o644)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        """A directory of that name is always whole."""
 
-    def _train(self, trainer: DistillationTrainer, folder: Path) -> bool:
-        """Train, from the last checkpoint if there is one.
+        def save(made: Path) -> None:
+            trainer.pool.models[name].save_pretrained(made)
+            self.teacher.tokenizer.save_pretrained(made)
 
-        Returns:
-            False if the checkpoint is that of the end: it is loaded and evaluated, and no step is made.
-        """
-        checkpoint = self._last_checkpoint(folder)
-        if checkpoint is not None:
-            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-            if trainer.restore(checkpoint) and state.global_step < state.max_steps:
-                trainer.train(resume_from_checkpoint=checkpoint)
-                return True
-            trainer.state = state
-            trainer.evaluate()
-            return False
-        trainer.train()
-        return True
-
-    def _last_checkpoint(self, folder: Path) -> str | None:
-        """The last whole checkpoint; one that was being written when the process died is removed."""
-        checkpoint = last_whole_checkpoint(folder, self.training_args.world_size) if self.is_main else None
-        if checkpoint is not None:
-            logger.info(f"resuming from {checkpoint}")
-        return self._from_main(None if checkpoint is None else str(checkpoint))
+        replace_directory(folder, save)
 
     # ---- cost ----
 
@@ -731,7 +639,7 @@ class ArchitectureSearch:
 
     def _add_cost(self, stage: str, seconds: float) -> None:
         self.cost[stage] = round(self.cost.get(stage, 0.0) + seconds, 1)
-        _write_atomically(self.folder / COST_FILE, json.dumps(self.cost, indent=2))
+        write_atomically(self.folder / COST_FILE, json.dumps(self.cost, indent=2))
 
 
 def _candidates(study: SearchStudy | None, episode: int) -> dict[int, Architecture] | None:
@@ -756,19 +664,9 @@ def _span(numbers: Collection[int]) -> str:
 
 
 def _identity(dataset: datasets.Dataset) -> str:
-    """Number of texts, and a digest of some of them at even spacing."""
-    count = len(dataset)
-    digest = hashlib.sha256()
-    for index in range(0, count, max(count // 256, 1)):
-        digest.update(repr(list(dataset[index]["input_ids"])).encode())
-    return f"{count} texts, {digest.hexdigest()[:12]}"
+    """Number of texts, and a digest of all of them."""
+    return f"{len(dataset)} texts, {digest_of_texts(dataset)[:12]}"
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import socket
 import time
 import uuid
@@ -18,7 +17,8 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from transformers.utils import logging
 
-from ..run_directory import configuration_differences
+from ..utils.atomic_files import write_atomically
+from ..utils.run_directory import configuration_differences
 from .budgets import UNLIMITED, LatencyBudget
 from .claims import ClaimLostError, Claims
 from .controllers import ArchitectureSampler, architecture_of
@@ -308,9 +308,7 @@ def worker_of(folder: Path, study: str) -> str:
         if told["where"] == where:
             return told["worker"]
     worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps({"worker": worker, "study": study, "where": where}), encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps({"worker": worker, "study": study, "where": where}))
     return worker
 
 

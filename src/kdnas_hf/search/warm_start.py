@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 from transformers.utils import logging
 
-from ..run_directory import CONFIGURATION_FILE, configuration_differences
+from ..utils.run_directory import CONFIGURATION_FILE, configuration_differences
 from .ledger import ArchitectureRecord, Ledger
 from .space import SearchSpace
 from .storage import JOURNAL, open_storage, public_storage

@@ -1,4 +1,4 @@
-"""What a student is: configuration, models, and how one starts from its teacher's embeddings."""
+"""What a student is: configuration, models, and how one starts from its teacher's embeddings and layers."""
 
 from .auto import register_auto_classes
 from .configuration_kdnas import KDNASConfig
@@ -12,7 +12,7 @@ from .inheritance import (
     inherit_word_embeddings,
     residual_basis,
 )
-from .layer_copying import collect_layer_samples, copy_layers, read_teacher_layers
+from .layer_copying import COPIED_MODEL_TYPES, check_copyable, copy_layers
 from .modeling_kdnas import (
     KDNASForMaskedLM,
     KDNASForQuestionAnswering,
@@ -22,12 +22,16 @@ from .modeling_kdnas import (
     KDNASPreTrainedModel,
 )
 from .native import copy_tokenizer, from_native, to_native, why_not_native, write_native_checkpoint
+from .parts import PARTS, train_parts
+from .starts import Start, basis_of
 from .vocabulary import OccurringWordEmbeddings, train_only
 from .vocabulary_trimming import TrimmedVocabulary, UnseenText, trim_vocabulary
 
 register_auto_classes()
 
 __all__ = [
+    "COPIED_MODEL_TYPES",
+    "PARTS",
     "FactorisedEmbeddings",
     "InheritedWordEmbeddings",
     "KDNASConfig",
@@ -38,11 +42,13 @@ __all__ = [
     "KDNASModel",
     "KDNASPreTrainedModel",
     "OccurringWordEmbeddings",
+    "Start",
     "TeacherEmbeddings",
     "TrimmedVocabulary",
     "UnseenText",
     "add_masked_lm_head",
-    "collect_layer_samples",
+    "basis_of",
+    "check_copyable",
     "copy_layers",
     "copy_tokenizer",
     "create_student",
@@ -50,10 +56,10 @@ __all__ = [
     "fold_embeddings",
     "from_native",
     "inherit_word_embeddings",
-    "read_teacher_layers",
     "residual_basis",
     "to_native",
     "train_only",
+    "train_parts",
     "trim_vocabulary",
     "why_not_native",
     "write_native_checkpoint",

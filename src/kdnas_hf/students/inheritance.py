@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,16 +26,18 @@ class TeacherEmbeddings:
 
     Args:
         table: `(vocab_size, E_T)` float32, frozen. One parameter object that all students share.
-        basis: `(E_T, E_T)` float32, orthonormal columns: the principal directions of the table's rows, by decreasing
-            variance. The largest entry of each column is positive.
         positions: `(n, E_T)`; row p is the teacher's embedding of position p, counted from 0. `None` for teachers
             without position embeddings of the table's size, such as those with rotary positions.
+        token_types: `(types, E_T)`, or `None` for teachers that add none.
+        norm: A copy of the layer norm after the sum of all embeddings, of size E_T; `None` if the teacher has none of
+            BERT's kind there.
         pad_token_id: The teacher's padding token, if it has one.
     """
 
     table: nn.Parameter
-    basis: torch.Tensor
     positions: torch.Tensor | None
+    token_types: torch.Tensor | None
+    norm: nn.LayerNorm | None
     pad_token_id: int | None
 
     @property
@@ -46,6 +49,31 @@ class TeacherEmbeddings:
     def embedding_size(self) -> int:
         """Size of the teacher's word embeddings, E_T; not its hidden size where it factorises them."""
         return self.table.shape[1]
+
+    @cached_property
+    def basis(self) -> torch.Tensor:
+        """Principal directions of the table's rows, by decreasing variance; computed when first asked for.
+
+        `(E_T, E_T)` float32, orthonormal columns. The largest entry of each column is positive.
+        """
+        return _principal_directions(self.table)
+
+    def directions(self, size: int) -> torch.Tensor:
+        """The directions of the teacher's embeddings that are the axes of a student's vectors of this size.
+
+        At the teacher's own size they are its own axes and not the principal ones: layer norms do not commute with a
+        rotation, so that only there a student can compute exactly what its teacher does.
+
+        Args:
+            size: Size of the student's hidden states or word embeddings.
+
+        Returns:
+            `(E_T, min(size, E_T))` float32, orthonormal columns: the identity for `size == E_T`, else the first
+            principal directions.
+        """
+        if size == self.embedding_size:
+            return torch.eye(size, device=self.table.device)
+        return self.basis[:, :size].to(self.table.device)
 
     @classmethod
     @torch.no_grad()
@@ -60,10 +88,13 @@ class TeacherEmbeddings:
         weight = model.get_input_embeddings().weight
         assert isinstance(weight, torch.Tensor)
         table = nn.Parameter(weight.detach().float(), requires_grad=False)
+        size = table.shape[1]
+        token_types = _embedding_of_size(model, "token_type_embeddings", size)
         return cls(
             table=table,
-            basis=_principal_directions(table),
-            positions=_positions(model, embedding_size=table.shape[1]),
+            positions=_positions(model, size),
+            token_types=None if token_types is None else token_types.weight.detach().float().clone(),
+            norm=_embedding_norm(model, size),
             pad_token_id=getattr(model.config, "pad_token_id", None),
         )
 
@@ -86,16 +117,32 @@ def _principal_directions(table: torch.Tensor) -> torch.Tensor:
     return (directions * largest.sign()).to(table.device, torch.float32)
 
 
-def _positions(model: PreTrainedModel, embedding_size: int) -> torch.Tensor | None:
-    """The teacher's position embeddings, from the row of position 0 on."""
-    for name, module in model.named_modules():
-        if name.split(".")[-1] == "position_embeddings" and isinstance(module, nn.Embedding):
-            if module.embedding_dim != embedding_size:
-                return None
-            # RoBERTa and its like count from padding_idx + 1 and say so on the embedding; BERT counts from 0
-            first = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.weight[first:].detach().float().clone()
+def _embedding_of_size(model: PreTrainedModel, name: str, size: int) -> nn.Embedding | None:
+    """The first embedding of this name in the model, if its rows are of this size."""
+    for path, module in model.named_modules():
+        if path.split(".")[-1] == name and isinstance(module, nn.Embedding):
+            return module if module.embedding_dim == size else None
     return None
+
+
+def _positions(model: PreTrainedModel, size: int) -> torch.Tensor | None:
+    """The teacher's position embeddings, from the row of position 0 on."""
+    module = _embedding_of_size(model, "position_embeddings", size)
+    if module is None:
+        return None
+    # RoBERTa and its like count from padding_idx + 1 and say so on the embedding; BERT counts from 0
+    first = 0 if module.padding_idx is None else module.padding_idx + 1
+    return module.weight[first:].detach().float().clone()
+
+
+def _embedding_norm(model: PreTrainedModel, size: int) -> nn.LayerNorm | None:
+    """A frozen copy of the layer norm that stands beside the word embeddings, under BERT's name for it."""
+    words = model.get_input_embeddings()
+    block = next((module for module in model.modules() if words in module.children()), None)
+    norm = getattr(block, "LayerNorm", None)
+    if not isinstance(norm, nn.LayerNorm) or norm.normalized_shape != (size,):
+        return None
+    return copy.deepcopy(norm).float().requires_grad_(False)
 
 
 class InheritedWordEmbeddings(nn.Module):
@@ -209,9 +256,11 @@ def create_student(
 ) -> KDNASModel:
     """Make a student that has not learnt yet.
 
-    With "embeddings", the student lives in the principal basis of the teacher's word embeddings from the start: its
-    projection starts as the first directions, its positions as the teacher's in that basis, and a factorised student's
-    second map as the identity. Everything else is initialised as usual.
+    With "embeddings", the student's axes are directions of the teacher's embeddings from the start, see
+    `TeacherEmbeddings.directions`: its projection starts as these, its positions as the teacher's along them, and a
+    factorised student's second map as what leads from the axes of its word embeddings to those of its hidden states. A
+    student whose hidden size is that of the teacher's embeddings also takes token types and the layer norm behind the
+    sum: its embeddings are then the teacher's, up to `layer_norm_eps`. Everything else is initialised as usual.
 
     Args:
         config: The student's shape; copied.
@@ -254,7 +303,7 @@ def _create_inheriting_student(config: KDNASConfig, teacher_embeddings: TeacherE
     config.vocab_size = teacher_embeddings.vocab_size
 
     size = config.word_embedding_size
-    projection = teacher_embeddings.basis[:, :size]
+    projection = teacher_embeddings.directions(size)
     missing = size - projection.shape[1]
     if missing > 0:
         extra = torch.randn(projection.shape[0], missing) * config.initializer_range
@@ -263,18 +312,43 @@ def _create_inheriting_student(config: KDNASConfig, teacher_embeddings: TeacherE
     inherit_word_embeddings(student, embeddings)
     with torch.no_grad():
         if student.embeddings.projection is not None:
-            student.embeddings.projection.weight.copy_(torch.eye(config.hidden_size, size))
-        if teacher_embeddings.positions is not None:
-            _inherit_positions(student, teacher_embeddings.positions, teacher_embeddings.basis)
+            student.embeddings.projection.weight.copy_(_second_map(config, teacher_embeddings))
+        _inherit_positions(student, teacher_embeddings)
+        if config.hidden_size == teacher_embeddings.embedding_size:
+            _inherit_types_and_norm(student, teacher_embeddings)
     return student
 
 
-def _inherit_positions(student: KDNASModel, positions: torch.Tensor, basis: torch.Tensor) -> None:
-    """Start positions as the teacher's in the student's basis; rows and columns beyond the teacher's stay."""
-    first = student.config.first_position
-    rows = student.embeddings.position_embeddings.weight[first:]
-    inherited = (positions[: len(rows)] @ basis[:, : rows.shape[1]]).to(rows.device)
+def _second_map(config: KDNASConfig, teacher_embeddings: TeacherEmbeddings) -> torch.Tensor:
+    """From the axes of a factorised student's word embeddings to those of its hidden states, `(H_S, E_S)`."""
+    size, hidden_size = config.word_embedding_size, config.hidden_size
+    second = torch.eye(hidden_size, size)
+    if teacher_embeddings.embedding_size in (size, hidden_size):  # one side has the teacher's axes, the other principal
+        turn = teacher_embeddings.directions(hidden_size).T @ teacher_embeddings.directions(size)
+        second[: turn.shape[0], : turn.shape[1]] = turn
+    return second
+
+
+def _inherit_positions(student: KDNASModel, teacher_embeddings: TeacherEmbeddings) -> None:
+    """Start positions as the teacher's along the student's axes; rows and columns beyond the teacher's stay."""
+    if teacher_embeddings.positions is None:
+        return
+    rows = student.embeddings.position_embeddings.weight[student.config.first_position :]
+    directions = teacher_embeddings.directions(rows.shape[1])
+    inherited = teacher_embeddings.positions[: len(rows)].to(directions.device) @ directions
     rows[: inherited.shape[0], : inherited.shape[1]] = inherited
+
+
+def _inherit_types_and_norm(student: KDNASModel, teacher_embeddings: TeacherEmbeddings) -> None:
+    """Start token types and the embeddings' layer norm as the teacher's; a teacher without token types adds nothing."""
+    rows = student.embeddings.token_type_embeddings.weight
+    if teacher_embeddings.token_types is None:
+        rows.zero_()
+    else:
+        inherited = teacher_embeddings.token_types[: len(rows)]
+        rows[: len(inherited)] = inherited
+    if teacher_embeddings.norm is not None:
+        student.embeddings.LayerNorm.load_state_dict(teacher_embeddings.norm.state_dict())
 
 
 def inherit_word_embeddings(model: KDNASPreTrainedModel, embeddings: InheritedWordEmbeddings) -> None:
@@ -369,12 +443,13 @@ def residual_basis(
         teacher_hidden_size: The teacher's, H_T.
 
     Returns:
-        `(H_T, H_S)`: the first H_S principal directions, followed by zeros where H_S is larger than H_T. `None` if the
-        teacher's embeddings are not of its hidden size, so that they do not live in its residual stream.
+        `(H_T, H_S)`: the identity where both are equal, else the first H_S principal directions, followed by zeros
+        where H_S is larger than H_T. `None` if the teacher's embeddings are not of its hidden size, so that they do not
+        live in its residual stream.
     """
     if teacher_embeddings.embedding_size != teacher_hidden_size:
         return None
-    basis = teacher_embeddings.basis[:, :hidden_size]
+    basis = teacher_embeddings.directions(hidden_size)
     return nn.functional.pad(basis, (0, hidden_size - basis.shape[1])).clone()
 
 

@@ -566,8 +566,26 @@ class KDNASForMaskedLM(KDNASPreTrainedModel):
         )
 
 
+def _first_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The state of each sequence's first real token: not at position 0 where the padding stands on the left.
+
+    Args:
+        hidden_states: `(batch, sequence, hidden_size)`.
+        attention_mask: `(batch, sequence)`, 0 for padding. Without one, with one of 4 dimensions, which says nothing
+            about padding, and in a sequence of nothing but padding, the first token is that at position 0.
+
+    Returns:
+        `(batch, hidden_size)`.
+    """
+    if attention_mask is None or attention_mask.dim() != 2:
+        return hidden_states[:, 0]
+    # of equal numbers argmax takes the first; int32, as the ONNX operator need not support more
+    first = attention_mask.ne(0).int().argmax(dim=1).to(hidden_states.device)
+    return hidden_states.gather(1, first[:, None, None].expand(-1, 1, hidden_states.shape[-1])).squeeze(1)
+
+
 class KDNASClassificationHead(nn.Module):
-    """Classifies a sequence by its first token."""
+    """Classifies a sequence by its first token that is no padding."""
 
     def __init__(self, config: KDNASConfig) -> None:
         super().__init__()
@@ -575,9 +593,9 @@ class KDNASClassificationHead(nn.Module):
         self.dropout = nn.Dropout(_classifier_dropout(config))
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, sequence, hidden_size)` to logits `(batch, num_labels)`."""
-        first = self.dropout(hidden_states[:, 0])
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Map `(batch, sequence, hidden_size)`, with its mask `(batch, sequence)`, to logits `(batch, num_labels)`."""
+        first = self.dropout(_first_tokens(hidden_states, attention_mask))
         return self.out_proj(self.dropout(torch.tanh(self.dense(first))))
 
 
@@ -590,6 +608,19 @@ class KDNASForSequenceClassification(KDNASPreTrainedModel):
         self.kdnas = KDNASModel(config)
         self.classifier = KDNASClassificationHead(config)
         self.post_init()
+
+    def classify(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Make logits of the encoder's last hidden states, with dropout where the model trains.
+
+        Args:
+            hidden_states: `(batch, sequence, hidden_size)`.
+            attention_mask: `(batch, sequence)`, 1 for tokens and 0 for padding: the first token is read. By default
+                that at position 0.
+
+        Returns:
+            `(batch, num_labels)`.
+        """
+        return self.classifier(hidden_states, attention_mask)
 
     @can_return_tuple
     def forward(
@@ -633,7 +664,7 @@ class KDNASForSequenceClassification(KDNASPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.classifier(outputs.last_hidden_state)
+        logits = self.classify(outputs.last_hidden_state, attention_mask)
         loss = None if labels is None else self._loss(logits, labels.to(logits.device))
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -664,6 +695,18 @@ class KDNASForTokenClassification(KDNASPreTrainedModel):
         self.dropout = nn.Dropout(_classifier_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
+
+    def classify(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Make logits of the encoder's last hidden states, with dropout where the model trains.
+
+        Args:
+            hidden_states: `(batch, sequence, hidden_size)`, or `(tokens, hidden_size)`.
+            attention_mask: Plays no part: every token is classified by itself. Taken as other heads need one.
+
+        Returns:
+            `(batch, sequence, num_labels)`, or `(tokens, num_labels)`.
+        """
+        return self.classifier(self.dropout(hidden_states))
 
     @can_return_tuple
     def forward(
@@ -706,7 +749,7 @@ class KDNASForTokenClassification(KDNASPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        logits = self.classify(outputs.last_hidden_state, attention_mask)
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.to(logits.device).flatten())

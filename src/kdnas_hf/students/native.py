@@ -107,7 +107,8 @@ def to_native(model: KDNASPreTrainedModel) -> PreTrainedModel:
     The weights are copies, so that either model may be trained or moved without the other; the student is not changed.
     They keep its dtype, its device, its mode (training or not) and its attention implementation. If the student counts
     positions from another row than the padding token's, rows of the position embeddings are moved: outputs are the same
-    for the positions that models number themselves, but `position_ids` that a caller gives mean other rows.
+    for the positions that models number themselves, but `position_ids` that a caller gives mean other rows. A stock
+    head that classifies texts reads position 0: its logits are the student's where padding stands behind the texts.
 
     Args:
         model: A student, with or without a head.
@@ -165,8 +166,9 @@ def from_native(model: PreTrainedModel, position_padding_idx: int | None = None)
 def write_native_checkpoint(student: str | Path, folder: str | Path) -> PreTrainedModel:
     """Convert a saved student, with the head that it was saved with, to a stock checkpoint with its tokenizer.
 
-    Nothing else is written: no code, no state of a training. The checkpoint and its tokenizer load on transformers 4
-    and 5, whichever wrote the student. A model that was not saved is converted by ``to_native(model)``.
+    Nothing else is written: no code, no state of a training. The checkpoint and its tokenizer, which pads on the right,
+    load on transformers 4 and 5, whichever wrote the student. A model that was not saved is converted by
+    ``to_native(model)``.
 
     Args:
         student: The student's directory.
@@ -195,6 +197,7 @@ def write_native_checkpoint(student: str | Path, folder: str | Path) -> PreTrain
     # transformers 4 would keep an untied head's bias under one name, and 5 look for it under both
     native.save_pretrained(target, state_dict=_unshared_bias(native))
     copy_tokenizer(source, target, config.max_tokens)
+    _pad_on_the_right(target)
     return native
 
 
@@ -233,6 +236,14 @@ def copy_tokenizer(source: Path, target: Path, max_tokens: int) -> None:
     changed["model_max_length"] = min(changed.get("model_max_length") or max_tokens, max_tokens)
     if changed != fields:
         path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _pad_on_the_right(folder: Path) -> None:
+    """Have a saved tokenizer pad behind texts: XLM-RoBERTa classifies a text by position 0, padding or not."""
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        fields = json.loads(path.read_text(encoding="utf-8")) | {"padding_side": "right"}
+        path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _first_position(config: PretrainedConfig) -> int:

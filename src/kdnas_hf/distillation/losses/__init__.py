@@ -1,30 +1,34 @@
-"""What a student learns from its teacher: one file for each loss."""
+"""Losses that a student learns by: one file for each, found by the name that it is registered under."""
 
+from .arguments import LossArguments
 from .attention_maps import attention_map_loss
-from .hidden_states import PROJECTIONS, ExplainedVariance, HiddenStateProjections, cosine_loss, hidden_state_loss
-from .masked_lm import DecoderInputs, decoder_inputs, logit_loss, masked_lm_loss, teacher_decoder_inputs
+from .base import LOSSES, Loss, LossSetting, Measure, describe_losses, first_loss, parse_losses, register_loss
+from .cosine import cosine_loss
+from .hidden_states import ExplainedVariance, hidden_state_loss
+from .labels import label_loss
+from .logits import logit_loss
+from .masked_lm import masked_lm_loss
 from .relations import common_relation_heads, relation_loss
-from .specification import LOSS_SPECIFICATIONS, LOSSES, LossSpecification, parse_losses
-from .task_labels import label_loss, soft_label_loss
+from .soft_labels import soft_label_loss
 
 __all__ = [
     "LOSSES",
-    "LOSS_SPECIFICATIONS",
-    "PROJECTIONS",
-    "DecoderInputs",
     "ExplainedVariance",
-    "HiddenStateProjections",
-    "LossSpecification",
+    "Loss",
+    "LossArguments",
+    "LossSetting",
+    "Measure",
     "attention_map_loss",
     "common_relation_heads",
     "cosine_loss",
-    "decoder_inputs",
+    "describe_losses",
+    "first_loss",
     "hidden_state_loss",
     "label_loss",
     "logit_loss",
     "masked_lm_loss",
     "parse_losses",
+    "register_loss",
     "relation_loss",
     "soft_label_loss",
-    "teacher_decoder_inputs",
 ]

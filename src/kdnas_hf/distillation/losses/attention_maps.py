@@ -6,6 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
+from ..batch import DistillationBatch
+from ..layer_mapping import LayerPair
+from ..student_outputs import StudentOutputs
+from ..teacher import Teacher
+from ..teacher_outputs import Required
+from .arguments import LossArguments
+from .base import Loss, LossSetting, register_loss
+
 # Probabilities below this count as this. Keeps the logarithm and its gradient finite where a softmax underflowed.
 _LEAST_PROBABILITY = 1e-9
 
@@ -27,7 +35,7 @@ def attention_map_loss(
             last dimension, before dropout.
         teacher_maps: For each pair of layers ``(batch, teacher heads, sequence, sequence)``.
         attention_mask: ``(batch, sequence)``, nonzero for real tokens.
-        num_tokens: What to divide by: the tokens of the whole accumulated batch, of which these may be a part.
+        num_tokens: What to divide by: the tokens of the whole accumulated batch.
 
     Returns:
         A float32 scalar (float64 for float64 inputs), in nats: the sum over real tokens of the mean over pairs and
@@ -50,3 +58,29 @@ def attention_map_loss(
 
 def _wide(probabilities: torch.Tensor) -> torch.Tensor:
     return probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
+
+
+@register_loss
+class AttentionMapsLoss(Loss):
+    """The student's attention probabilities against those of the mapped teacher layers."""
+
+    name = "attention_maps"
+    description = "KL divergence between attention probabilities of mapped layers"
+    storable = False  # their size grows with the square of a text's length
+
+    def __init__(self, setting: LossSetting) -> None:
+        super().__init__(setting)
+        self.pairs = list(setting.pairs)
+
+    @classmethod
+    def requires(cls, args: LossArguments, pairs: Sequence[LayerPair], teacher: Teacher) -> Required:
+        return Required(attention_maps=frozenset(pair.teacher for pair in pairs))
+
+    def forward(self, student: StudentOutputs, batch: DistillationBatch) -> torch.Tensor:
+        assert student.attention_maps is not None
+        return attention_map_loss(
+            [student.attention_maps[pair.student - 1] for pair in self.pairs],
+            [batch.teacher.attention_maps[pair.teacher] for pair in self.pairs],
+            batch.attention_mask,
+            batch.num_tokens,
+        )

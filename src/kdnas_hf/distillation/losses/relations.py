@@ -7,6 +7,14 @@ from collections.abc import Sequence
 
 import torch
 
+from ..batch import DistillationBatch
+from ..layer_mapping import LayerPair
+from ..student_outputs import StudentOutputs, encoder_of
+from ..teacher import Teacher
+from ..teacher_outputs import Required
+from .arguments import LossArguments
+from .base import Loss, LossSetting, register_loss
+
 
 def common_relation_heads(student_size: int, teacher_size: int, wanted: int) -> int:
     """The largest number of relation heads, at most ``wanted``, that divides both sizes.
@@ -34,19 +42,16 @@ def relation_loss(
 ) -> torch.Tensor:
     """KL divergence of the student's self-attention relations from the teacher's (MiniLMv2, arXiv 2012.15828).
 
-    Queries are split into relation heads, whatever attention heads they were made for. The relation of a head is
-    ``softmax(Q Q^T / sqrt(size / num_relation_heads))``, a distribution over real keys for each token; so for keys and
-    for values. Student and teacher may differ in size, as relations have none.
-
-    The scores of a token with itself are large, and their errors in bf16 too: all is computed in float32, also under
-    autocast.
+    The relation of a head is ``softmax(Q Q^T / sqrt(size / num_relation_heads))``, a distribution over real keys for
+    each token, whatever attention heads queries were made for; so for keys and for values. Student and teacher may
+    differ in size. All is computed in float32, also under autocast: the scores of a token with itself are large.
 
     Args:
         student: Queries, keys and values, each ``(batch, sequence, student_size)``.
         teacher: The same, each ``(batch, sequence, teacher_size)``.
         attention_mask: ``(batch, sequence)``, nonzero for real tokens.
         num_relation_heads: Must divide both sizes.
-        num_tokens: What to divide by: the tokens of the whole accumulated batch, of which these may be a part.
+        num_tokens: What to divide by: the tokens of the whole accumulated batch.
 
     Returns:
         A float32 scalar (float64 for float64 inputs), in nats: the sum over real tokens of the mean over relation heads
@@ -87,3 +92,41 @@ def _log_relation(states: torch.Tensor, real: torch.Tensor, num_heads: int, whos
     # Finite, as a row without any real key is no distribution otherwise; half of the least, as the largest score is
     # yet to be subtracted.
     return scores.masked_fill(~real[:, None, None], torch.finfo(scores.dtype).min / 2).log_softmax(-1)
+
+
+@register_loss
+class RelationsLoss(Loss):
+    """Relations among queries, keys and values of the student's last layer, against those of a teacher layer."""
+
+    name = "relations"
+    description = "KL divergence between relations among queries, among keys and among values (MiniLMv2)"
+
+    def __init__(self, setting: LossSetting) -> None:
+        super().__init__(setting)
+        (self.teacher_layer,) = self.required.queries_keys_values
+        dimensions = setting.teacher.dimensions
+        wanted = setting.args.relation_heads or dimensions.num_attention_heads
+        self.relation_heads = common_relation_heads(setting.student.config.hidden_size, dimensions.hidden_size, wanted)
+
+    @classmethod
+    def requires(cls, args: LossArguments, pairs: Sequence[LayerPair], teacher: Teacher) -> Required:
+        deepest = teacher.dimensions.num_layers
+        if args.relation_teacher_layer > deepest:
+            raise ValueError(
+                f"relation_teacher_layer={args.relation_teacher_layer}: the teacher has layers 1 to {deepest}."
+            )
+        _ = teacher.attention_projections  # raises where the teacher's are not found
+        return Required(queries_keys_values=frozenset({args.relation_teacher_layer or deepest}))
+
+    def forward(self, student: StudentOutputs, batch: DistillationBatch) -> torch.Tensor:
+        attention = encoder_of(student.model).encoder.layer[-1].attention.self  # type: ignore[union-attr]
+        # made once more from the layer's input rather than caught on the way: that would miss the gradient where
+        # activations are recomputed, and these three maps of one layer cost little
+        states = student.hidden_states[-2]
+        return relation_loss(
+            [attention.query(states), attention.key(states), attention.value(states)],  # type: ignore[operator, union-attr]
+            batch.teacher.queries_keys_values[self.teacher_layer],
+            batch.attention_mask,
+            self.relation_heads,
+            batch.num_tokens,
+        )

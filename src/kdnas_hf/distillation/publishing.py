@@ -1,0 +1,91 @@
+"""How distilled students leave a trainer: as directories, and to the Hub."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
+
+from .arguments import DistillationTrainingArguments
+from .pool import StudentPool
+
+
+class StudentPublishing(Trainer):
+    """The part of `DistillationTrainer` that saves students and pushes them."""
+
+    args: DistillationTrainingArguments
+    pool: StudentPool
+
+    def save_students(self, output_dir: str | Path) -> None:
+        """Write each student of this process with the tokenizer: a lone one into ``output_dir``, others by name.
+
+        Embeddings that are inherited from the teacher are folded into an ordinary table in the file.
+        """
+        for name, model in self.pool.models.items():
+            folder = Path(output_dir) if len(self.pool.names) == 1 else Path(output_dir) / name
+            model.save_pretrained(folder)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(self.args, folder / "training_args.bin")
+        if len(self.pool.names) == 1:
+            self.save_students(folder)
+
+    def create_model_card(self, *args: Any, student: str | Path | None = None, **kwargs: Any) -> None:
+        """Let a callback that knows how to (`kdnas_hf.ModelCardCallback`) write the card of ``student``, a directory.
+
+        Without one there is no card: it would hold nothing that was measured. Other arguments are ignored.
+        """
+        for callback in self.callback_handler.callbacks if self.is_world_process_zero() else ():
+            if hasattr(callback, "write_card"):
+                callback.write_card(student or self.args.output_dir)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Upload the student, its tokenizer and its card to ``args.hub_model_id``, as `Trainer.push_to_hub`.
+
+        Nothing is sent of the training's own files, which name folders of this machine. ``blocking`` is ignored: it
+        returns the commit when everything is sent, and None in processes other than the main one.
+
+        Raises:
+            ValueError: If a pool of several students is trained: push each by itself.
+        """
+        if len(self.pool.names) != 1:
+            raise ValueError("push_to_hub sends one student; save those of a pool (save_students) and push each.")
+        if hasattr(self.callback_handler, "on_push_begin"):  # transformers 5
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if not self.is_world_process_zero():
+            return None
+        api = HfApi(token=self.args.hub_token if token is None else token)
+        name = self.args.hub_model_id or Path(self.args.output_dir or ".").absolute().name
+        private = self.args.hub_private_repo if private is None else private
+        repo_id = api.create_repo(name, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_students(folder)
+            self.create_model_card(student=folder, **kwargs)
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or "End of training",
+                revision=revision or getattr(self.args, "hub_revision", None),
+            )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """In the course of the training; at its end `push_to_hub` is called anyway."""
+        if self.args.hub_strategy != HubStrategy.END:
+            self.push_to_hub(commit_message=f"Training in progress, step {self.state.global_step}")

@@ -1,0 +1,204 @@
+"""Heads for a task's classes: the fine-tuned teacher's, and one like it on a student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from ..utils.random_state import drawing
+from .configuration_kdnas import KDNASConfig
+from .modeling_kdnas import KDNASForSequenceClassification, KDNASForTokenClassification, KDNASModel
+
+SEQUENCE_CLASSIFICATION = "sequence_classification"
+TOKEN_CLASSIFICATION = "token_classification"
+TASK_HEADS: dict[str, Any] = {
+    SEQUENCE_CLASSIFICATION: AutoModelForSequenceClassification,
+    TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
+}
+_ARCHITECTURES = {SEQUENCE_CLASSIFICATION: "ForSequenceClassification", TOKEN_CLASSIFICATION: "ForTokenClassification"}
+
+TaskStudent = KDNASForSequenceClassification | KDNASForTokenClassification
+
+
+def load_task_model(
+    name_or_path: str, config: PretrainedConfig, revision: str | None, task_head: str
+) -> PreTrainedModel:
+    """Load an encoder that was fine-tuned on a task, with its head.
+
+    Args:
+        name_or_path: Hub id or local directory.
+        config: Its configuration.
+        revision: Branch, tag or commit on the Hub.
+        task_head: One of `TASK_HEADS`.
+
+    Raises:
+        ValueError: If the kind of head is unknown, or the checkpoint has none of it.
+    """
+    if task_head not in TASK_HEADS:
+        raise ValueError(f"task_head={task_head!r} is unknown; choose from {', '.join(TASK_HEADS)}.")
+    # by what the checkpoint says it is: heads of both kinds may have weights of the same names, as BERT's have
+    said = list(config.architectures or [])
+    others = [kind for kind, ending in _ARCHITECTURES.items() if any(name.endswith(ending) for name in said)]
+    if others and task_head not in others:
+        raise ValueError(
+            f"teacher={name_or_path!r} has no head for {task_head}, it is a {said[0]}; choose task_head={others[0]!r}."
+        )
+    try:
+        if said and not others:
+            raise ValueError(f"it is a {said[0]}")
+        return load_with_head(TASK_HEADS[task_head], name_or_path, revision)
+    except ValueError as error:
+        raise ValueError(
+            f"teacher={name_or_path!r} has no head for {task_head} ({error}); fine-tune it on the task first, as "
+            "recipes/finetune.py does."
+        ) from error
+
+
+def load_with_head(auto: Any, name_or_path: str, revision: str | None) -> PreTrainedModel:
+    """Load a checkpoint with the head that it was trained with.
+
+    Args:
+        auto: Class of `transformers` for models with such a head.
+        name_or_path: Hub id or local directory.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: If it has none of the kind; the message is what is missing.
+    """
+    model, info = auto.from_pretrained(name_or_path, revision=revision, dtype=torch.float32, output_loading_info=True)
+    if info["missing_keys"]:
+        raise ValueError(min(info["missing_keys"]))
+    return model
+
+
+def has_task_head(model: PreTrainedModel) -> bool:
+    """Whether a model classifies texts or tokens."""
+    return type(model).__name__.endswith(tuple(_ARCHITECTURES.values()))
+
+
+def task_head_of(model: PreTrainedModel) -> str:
+    """Which kind of head a task model has.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    for kind, ending in _ARCHITECTURES.items():
+        if type(model).__name__.endswith(ending):
+            return kind
+    raise ValueError(
+        f"task_model is a {type(model).__name__}; give a {' or '.join('…' + e for e in _ARCHITECTURES.values())}."
+    )
+
+
+def add_task_head(student: KDNASModel, teacher_config: PretrainedConfig, kind: str, seed: int = 0) -> TaskStudent:
+    """Put a head for the teacher's classes on a student, which becomes a part of the result.
+
+    Args:
+        student: The encoder.
+        teacher_config: Of the fine-tuned teacher: its labels become the student's.
+        kind: One of `TASK_HEADS`.
+        seed: Decides the head's initial values. The global random state is left as it is.
+    """
+    config = student.config
+    labels = _labels(teacher_config)
+    config.num_labels = len(labels)
+    config.id2label = labels
+    config.label2id = {label: number for number, label in labels.items()}
+    config.problem_type = "single_label_classification"
+    head_class = KDNASForSequenceClassification if kind == SEQUENCE_CLASSIFICATION else KDNASForTokenClassification
+    with torch.device("meta"):
+        model = head_class(config)
+    with torch.device("cpu"), drawing(seed):
+        head: Any = model.classifier.to_empty(device="cpu")
+        for module in head.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.data.normal_(std=config.initializer_range)
+                module.bias.data.zero_()
+    model.kdnas = student
+    return model
+
+
+def check_classes(config: PretrainedConfig, who: str) -> None:
+    """Refuse a head that does not choose one class of several.
+
+    Args:
+        config: Of the model.
+        who: What the error calls the model.
+
+    Raises:
+        ValueError: If it scores, or gives a text many labels.
+    """
+    problem = getattr(config, "problem_type", None)
+    if config.num_labels is None or config.num_labels < 2 or problem not in (None, "single_label_classification"):
+        raise ValueError(
+            f"losses: those on a task's labels are of one class out of several, and {who} has "
+            f"num_labels={config.num_labels} and problem_type={problem!r}; leave them out."
+        )
+
+
+def check_labels(student: TaskStudent, teacher_config: PretrainedConfig) -> None:
+    """Refuse a student whose classes are not the teacher's.
+
+    Raises:
+        ValueError: If they differ, with the first that does.
+    """
+    own, others = _labels(student.config), _labels(teacher_config)
+    if own == others:
+        return
+    if len(own) != len(others):
+        raise ValueError(
+            f"the student has {len(own)} labels, the teacher {len(others)}; load it with num_labels={len(others)}."
+        )
+    number = next(number for number in others if own.get(number) != others[number])
+    raise ValueError(
+        f"label {number} is {own.get(number)!r} of the student and {others[number]!r} of the teacher; load the student "
+        "with the teacher's id2label and label2id."
+    )
+
+
+def _labels(config: PretrainedConfig) -> dict[int, str]:
+    named: Any = config.id2label or {}
+    return {int(number): str(label) for number, label in named.items()}
+
+
+def with_task_head(
+    given: KDNASConfig | KDNASModel | TaskStudent, student: KDNASModel, teacher: PreTrainedModel | None, seed: int = 0
+) -> TaskStudent:
+    """A student with a head for its teacher's classes: its own, if it was given with one, else a new one.
+
+    Args:
+        given: What the student was made from.
+        student: Its encoder.
+        teacher: The fine-tuned teacher, if it has a head.
+        seed: Decides a new head's initial values.
+
+    Raises:
+        ValueError: If there is no head on either side, or the two do not have the same classes.
+    """
+    if teacher is None and not isinstance(given, TaskStudent):
+        raise ValueError(
+            "losses: a student without a head gets one for the classes of its teacher, which has none; load a teacher "
+            "that was fine-tuned on the task (load_teacher(…, head='sequence_classification' or "
+            "'token_classification'), or give a student with a head."
+        )
+    if teacher is not None:
+        check_classes(teacher.config, "the teacher")
+    if isinstance(given, TaskStudent):
+        check_classes(given.config, "the student")
+        if teacher is not None:
+            check_labels(given, teacher.config)
+            if task_head_of(given) != task_head_of(teacher):
+                raise ValueError(
+                    f"the student is a {type(given).__name__}, the teacher a {type(teacher).__name__}; both must "
+                    "classify texts, or both tokens."
+                )
+        return given
+    assert teacher is not None
+    return add_task_head(student, teacher.config, task_head_of(teacher), seed)
