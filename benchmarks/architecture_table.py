@@ -70,7 +70,7 @@ def measure_latencies(setting: Setting, space: SearchSpace) -> dict[str, list[fl
     """Median and interquartile range of each architecture and the teacher, in milliseconds."""
     teacher = setting.teacher
     models = {str(a): stand_in(KDNASModel, student_config(teacher, a)) for a in space}
-    models["teacher"] = stand_in(type(teacher.model), teacher.deployed_config)
+    models["teacher"] = stand_in(type(teacher.model), teacher.model.config)
     report = LatencyBenchmark(batch_size=1, sequence_length=128, threads=1, repeats=15).measure(models)
     return {name: [m.median_ms, m.iqr_ms] for name, m in report.measurements.items()}
 

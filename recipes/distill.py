@@ -16,6 +16,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
@@ -53,7 +54,7 @@ class _SettleCallback(TrainerCallback):
     def __init__(self, folder: Path, configuration: dict) -> None:
         self.folder, self.configuration = folder, configuration
 
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the configuration."""
         if state.is_world_process_zero:
             settle_configuration(self.folder, self.configuration)

@@ -57,9 +57,9 @@ class DistillationTrainingArguments(TrainingArguments, LossArguments):
     stages: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Stages, one after the other: in YAML a list of mappings of losses, layer_mapping, dataset, trains, "
-            "num_train_epochs or max_steps, learning_rate, lr_scheduler_type, warmup_fraction; on the command line JSON "
-            "objects. What a stage leaves out is as the other arguments say (docs/distillation.md)."
+            "help": "Stages, one after the other: in YAML a list of mappings of losses, layer_mapping, dataset, "
+            "trains, num_train_epochs or max_steps, learning_rate, lr_scheduler_type, warmup_fraction; on the command "
+            "line JSON objects. What a stage leaves out is as the other arguments say (docs/distillation.md)."
         },
     )
     hidden_state_normalization: str = field(

@@ -66,8 +66,8 @@ def record_projections(
 def eager_attention(model: PreTrainedModel, wanted: bool = True) -> Iterator[None]:
     """Attend in plain operations inside the block, and as before behind it, if that is wanted.
 
-    These alone give attention maps, and on a CPU their backward pass in bf16 is several times as fast as that of torch's
-    fused attention. Numbers are the same to rounding.
+    These alone give attention maps, and on a CPU their backward pass in bf16 is several times as fast as that of
+    torch's fused attention. Numbers are the same to rounding.
     """
     before = model.config._attn_implementation
     changes = wanted and before != "eager"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -71,12 +72,13 @@ class PoolCheckpoints(Trainer):
             file = Path(output_dir) / MEMBERS_FOLDER / f"{name}.optimizer.pt"
             torch.save({"optimizer": state, "scaler": scaler}, file)
         if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+            torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not (Path(checkpoint) / SCHEDULER_NAME).is_file():
             return
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        scheduler: Any = self.lr_scheduler
+        scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
         optimizer = self.optimizer
         assert optimizer is not None
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -90,7 +92,7 @@ class PoolCheckpoints(Trainer):
             if member.scaler is not None and kept["scaler"]:
                 member.scaler.load_state_dict(kept["scaler"])
         optimizer.load_state_dict(whole)
-        for group, rate in zip(optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+        for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
 
     def restore(self, checkpoint: str | Path) -> bool:

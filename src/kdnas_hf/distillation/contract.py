@@ -88,7 +88,7 @@ def check_training_arguments(args: TrainingArguments) -> None:
         reason = REFUSED_TRAINING_ARGUMENTS.get(field.name)
         if reason is None:
             continue
-        default = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+        default = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[operator, misc]
         value = getattr(args, field.name)
         if _something(value) != _something(default):
             raise ValueError(f"{field.name}={value!r} is not supported in a distillation: {reason}.")

@@ -99,4 +99,4 @@ class TextLoading(Trainer):
         if not self.pool.divided:
             order = order[self.accelerator.process_index :: self.accelerator.num_processes]
         collator = self._get_collator_with_removed_columns(self.data_collator, description="evaluation")
-        return self._loader(Subset(dataset, order), self.args.eval_batch_size, collator)
+        return self._loader(Subset(cast(Any, dataset), order), self.args.eval_batch_size, collator)

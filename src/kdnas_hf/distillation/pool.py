@@ -255,8 +255,8 @@ def _make_member(
         model = with_task_head(given, student, teacher.task_model, seed + 2)
     elif isinstance(given, TaskStudent):
         raise ValueError(
-            f"model is a {type(given).__name__}, and none of losses={' '.join(args.loss_weights)} trains its head; give "
-            "its encoder (.kdnas), or add a loss on labels."
+            f"model is a {type(given).__name__}, and none of losses={' '.join(args.loss_weights)} trains its head; "
+            "give its encoder (.kdnas), or add a loss on labels."
         )
     if MASKED_LM in heads:
         model = given if isinstance(given, KDNASForMaskedLM) else add_masked_lm_head(student, seed=seed + 2)

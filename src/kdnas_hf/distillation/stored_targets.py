@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,7 +178,7 @@ def store_targets(
     for number in tqdm(own, desc="teacher", unit="file", disable=not (show_progress and own)):
         part = range(texts * number // count, texts * (number + 1) // count)
         rows = [np.asarray(dataset[index]["input_ids"]).tolist() for index in part]
-        write_atomically(files[number], lambda file, rows=rows: _write(file, rows, teacher, layout, batch_size))
+        write_atomically(files[number], partial(_write, rows, teacher, layout, batch_size))
     wait()
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
@@ -201,9 +202,10 @@ def _key(teacher: Teacher, dataset: Any, layout: Layout) -> str:
     return digest.hexdigest()
 
 
-def _write(file: Path, rows: list[list[int]], teacher: Teacher, layout: Layout, batch_size: int) -> None:
+def _write(rows: list[list[int]], teacher: Teacher, layout: Layout, batch_size: int, file: Path) -> None:
     """Write the outputs for some texts, given as token ids."""
-    collator, schema = DataCollatorWithPadding(teacher.tokenizer), pa.schema({STORED: pa.large_binary()})
+    collator: Any = DataCollatorWithPadding(teacher.tokenizer)
+    schema = pa.schema({STORED: pa.large_binary()})
     with pa.ipc.new_stream(str(file), schema) as writer:
         for first in range(0, len(rows), 8 * batch_size):
             ids = rows[first : first + 8 * batch_size]
@@ -230,7 +232,7 @@ def store_if_it_pays(
 ) -> list[StoredTargets] | None:
     """Store the teacher's outputs for some data sets, if the arguments ask for it or it pays.
 
-    It pays on a CPU, where a text is read more than once: an accelerator computes the outputs faster than they are read.
+    It pays on a CPU, where a text is read more than once: an accelerator computes them faster than they are read.
     What was decided is kept in the run directory, so that a resumed run decides alike.
 
     Args:

@@ -54,13 +54,14 @@ class TeacherDimensions:
             normalized = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
         except KeyError:
             normalized = config  # a type that Optimum does not list: most use the standard names
-        values = {}
+        values: dict[str, Any] = {}
         for name in (field.name for field in fields(cls)):
             usual = "num_hidden_layers" if name == "num_layers" else name
             values[name] = getattr(normalized, name, None) or getattr(config, usual, None)
             if not isinstance(values[name], int):
                 raise ValueError(
-                    f"the teacher's configuration ({config.model_type}) does not tell {usual}; choose a BERT-like encoder."
+                    f"the teacher's configuration ({config.model_type}) does not tell {usual}; choose a BERT-like "
+                    "encoder."
                 )
         return cls(**values)
 

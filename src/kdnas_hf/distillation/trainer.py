@@ -170,7 +170,7 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
             fit_losses(pool, self.targets, self.train_dataset, self.args, self.accelerator)
 
     @property
-    def pool(self) -> StudentPool:
+    def pool(self) -> StudentPool:  # type: ignore[override]
         """The students that train."""
         pool = self.model  # which nothing wraps
         assert isinstance(pool, StudentPool)
@@ -286,7 +286,7 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
         """One micro-batch: targets for all, then each student's steps alone; gives the mean of their losses."""
         model.train()
         if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimizers
-            self.optimizer.train()
+            self.optimizer.train()  # type: ignore[union-attr]
         batch = self._training_batch(self._prepare_inputs(inputs), num_items_in_batch)
         place = (self.state.global_step, self._micro_batch, self._own_texts)
         self._micro_batch += 1

@@ -22,7 +22,7 @@ def student_config(teacher: Teacher, architecture: Architecture) -> KDNASConfig:
     """Configuration of a student of a teacher: its shape, the teacher's vocabulary and special tokens."""
     tokenizer = teacher.tokenizer
     return architecture.to_config(
-        vocab_size=teacher.model.get_input_embeddings().weight.shape[0],
+        vocab_size=teacher.embeddings.vocab_size,
         pad_token_id=tokenizer.pad_token_id,
         # what layers compute that are copied from the teacher's
         layer_norm_eps=getattr(teacher.model.config, "layer_norm_eps", 1e-5),

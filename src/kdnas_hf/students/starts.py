@@ -54,13 +54,14 @@ class Start:
         wrong = [layer for layer in layers or [] if layer > teacher_layers]
         if wrong:
             raise ValueError(
-                f"student_layers={layers}: the teacher has layers 1 to {teacher_layers}, so that there is no {wrong[0]}."
+                f"student_layers={layers}: the teacher has layers 1 to {teacher_layers}, so that there is no "
+                f"{wrong[0]}."
             )
         for hidden_size, depth in shapes:
             if layers and len(layers) != depth:
                 raise ValueError(
-                    f"student_layers={layers} names {len(layers)} layers for a student of {depth}; name one for each, or "
-                    "leave it out."
+                    f"student_layers={layers} names {len(layers)} layers for a student of {depth}; name one for each, "
+                    "or leave it out."
                 )
             if (layers or self.init == "layers") and hidden_size != teacher_size:
                 raise ValueError(
