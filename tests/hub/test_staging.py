@@ -57,10 +57,12 @@ def test_code_can_be_kept_where_none_is_needed(student, tmp_path):
 
 @pytest.mark.parametrize("native", [True, False])
 def test_nothing_of_the_training_is_published(student, tmp_path, native):
-    for name in ("training_args.bin", "optimizer.pt", "distillation.safetensors", "teacher_statistics.safetensors",
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "targets.json", "teacher_statistics.safetensors",
                  "trainer_state.json", "distillation.json", "notes.txt", "heldout.json"):  # fmt: skip
         (student / name).write_bytes(b"private")
     (student / "checkpoint-10").mkdir()
+    (student / "members").mkdir()
+    (student / "members" / "student.safetensors").write_bytes(b"private")
     staged = stage_student(student, tmp_path / "out", native=native)
     left = {name for name in staged.files if not name.startswith("evidence/")}
     code = {"configuration_kdnas.py", "modeling_kdnas.py"}

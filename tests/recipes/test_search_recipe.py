@@ -141,20 +141,6 @@ def test_two_processes_measure_what_one_measures(settings, tmp_path):
     assert (tmp_path / "two" / "student" / "model.safetensors").is_file()
 
 
-def test_a_search_with_a_sharded_teacher_measures_the_same(recipe, settings, tmp_path):
-    values = yaml.safe_load((ROOT / "recipes" / "accelerate" / "fsdp2.yaml").read_text())
-    sharded = tmp_path / "sharded.yaml"
-    sharded.write_text(yaml.safe_dump(values | {"num_processes": 2, "use_cpu": True, "main_process_port": 0}))
-    settings |= {"num_episodes": 1}
-    two = launch(write(settings, tmp_path, output_dir=str(tmp_path / "two")), "--config_file", str(sharded))
-    assert two.returncode == 0, two.stderr[-3000:]
-    assert "the teacher is sharded by fsdp" in two.stdout + two.stderr
-    recipe.main([write(settings, tmp_path, output_dir=str(tmp_path / "one"))])
-    for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
-        assert a["architecture"] == b["architecture"]
-        assert a["loss"] == pytest.approx(b["loss"], rel=2e-3)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
