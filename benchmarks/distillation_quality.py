@@ -28,6 +28,7 @@ from distillation_setting import (
     add_arguments,
     describe_machine,
     load_setting,
+    make_trainer,
     shape,
     training_arguments,
 )
@@ -91,16 +92,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             torch.manual_seed(args.seed)
             started = time.monotonic()
-            trainer = DistillationTrainer(
-                model=shape(setting.teacher, *args.student),
-                teacher=setting.teacher,
-                # whichever word embeddings are trained: the students are the same, the time is not
-                args=training_arguments(
-                    folder, args.seed, {"max_steps": steps, **recipe, "occurring_embeddings": True}
-                ),
-                train_dataset=setting.train,
-                eval_dataset=setting.heldout,
+            # whichever word embeddings are trained: the students are the same, the time is not
+            training = training_arguments(
+                folder, args.seed, {"max_steps": steps, **recipe, "occurring_embeddings": True}
             )
+            trainer = make_trainer(setting, shape(setting.teacher, *args.student), training)
             trainer.train()
             minutes = (time.monotonic() - started) / 60
             metrics = trainer.evaluate()

@@ -25,8 +25,15 @@ from typing import Any
 from scipy.stats import spearmanr
 from transformers import TrainerCallback
 
-from distillation_setting import Setting, add_arguments, describe_machine, load_setting, training_arguments
-from kdnas_hf import DistillationTrainer, LatencyBenchmark, SearchSpace, StudentPool, student_config
+from distillation_setting import (
+    Setting,
+    add_arguments,
+    describe_machine,
+    load_setting,
+    make_trainer,
+    training_arguments,
+)
+from kdnas_hf import LatencyBenchmark, SearchSpace, StudentPool, student_config
 from kdnas_hf.latency import LatencyMeasurement, stand_in
 from kdnas_hf.search import REWARDS, Reward
 from kdnas_hf.search.reward import earlier_step
@@ -74,14 +81,8 @@ def distil(
     with tempfile.TemporaryDirectory() as folder:
         training = training_arguments(folder, seed, {"max_steps": steps})
         started = time.monotonic()
-        trainer = DistillationTrainer(
-            model=StudentPool.create(configs, setting.teacher, training),
-            teacher=setting.teacher,
-            args=training,
-            train_dataset=setting.train,
-            eval_dataset=setting.heldout,
-            callbacks=[EvaluateEarlier()],
-        )
+        pool = StudentPool.create(configs, setting.teacher, training)
+        trainer = make_trainer(setting, pool, training, callbacks=[EvaluateEarlier()])
         trainer.train()
         metrics = trainer.evaluate()
         minutes = (time.monotonic() - started) / 60
@@ -96,7 +97,7 @@ def distil(
         outcome.promised.append(promised)
         outcome.reward.append(reward(metrics[key], *latencies))
         outcome.extrapolated.append(reward(promised, *latencies))
-    del trainer
+    del trainer, pool
     gc.collect()
     return outcome
 

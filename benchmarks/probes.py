@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from scipy.stats import spearmanr
 
-from distillation_setting import add_arguments, describe_machine, load_setting, shape, training_arguments
-from kdnas_hf import DistillationTrainer, FineTuningArguments, Task, load_task_data
+from distillation_setting import add_arguments, describe_machine, load_setting, make_trainer, shape, training_arguments
+from kdnas_hf import FineTuningArguments, Task, load_task_data
 from kdnas_hf.evaluation import ModelSource, fine_tune, probe_models, probe_texts, score_languages
 
 SHAPES = {"short": [(1, 384, 6, 768), (2, 288, 6, 576), (3, 192, 6, 768)], "long": [
@@ -53,12 +53,9 @@ def main() -> None:
             for layers, hidden, heads, ffn in shapes:
                 path = Path(folder) / f"{layers}-{hidden}-{steps}"
                 torch.manual_seed(args.seed)
-                trainer = DistillationTrainer(
-                    model=shape(setting.teacher, layers, hidden, heads, ffn),
-                    teacher=setting.teacher,
-                    args=training_arguments(path / "training", args.seed, {"max_steps": steps}),
-                    train_dataset=setting.train,
-                )
+                training = training_arguments(path / "training", args.seed, {"max_steps": steps})
+                student = shape(setting.teacher, layers, hidden, heads, ffn)
+                trainer = make_trainer(setting, student, training, eval_dataset=None)
                 trainer.train()
                 trainer.save_students(path)
                 source = ModelSource(str(path))

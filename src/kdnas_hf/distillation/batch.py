@@ -7,9 +7,8 @@ from functools import cached_property
 
 import torch
 
+from ..data.labels import IGNORED_LABEL
 from .teacher_outputs import TeacherOutputs
-
-IGNORED_LABEL = -100  # what losses of transformers ignore
 
 
 @dataclass

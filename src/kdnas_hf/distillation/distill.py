@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
@@ -19,7 +19,6 @@ from .arguments import DistillationTrainingArguments
 from .labelled_texts import check_labelled_texts
 from .pool import StudentPool
 from .stages import Stage
-from .statistics import HiddenStateStatistics
 from .student_outputs import TaskStudent
 from .teacher import Teacher
 from .trainer import DistillationTrainer
@@ -35,9 +34,6 @@ def distill(
     args: DistillationTrainingArguments,
     train_dataset: Any,
     eval_dataset: Any = None,
-    *,
-    statistics: HiddenStateStatistics | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
     **kwargs: Any,
 ) -> DistillationTrainer:
     """Distil in the stages that ``args`` name, each by a `DistillationTrainer` of its own.
@@ -52,9 +48,7 @@ def distill(
         args: What to learn and how.
         train_dataset: The text; where stages name theirs, a mapping of texts by these names.
         eval_dataset: Held-out text.
-        statistics: As of `DistillationTrainer`; by default those of each stage's text.
-        callbacks: For the trainer of each stage.
-        **kwargs: What else `DistillationTrainer` takes.
+        **kwargs: What else `DistillationTrainer` takes, in each stage.
 
     Returns:
         The trainer of the last stage, or of that in which the last student was dropped.
@@ -62,6 +56,7 @@ def distill(
     Raises:
         ValueError: If a stage names a text that is not there, or does not fit the students; before the first begins.
     """
+    kwargs["callbacks"] = list(kwargs.get("callbacks") or ())
     stages = args.stage_list
     texts = [_text_of(stage, train_dataset) for stage in stages]
     students = dict(model) if isinstance(model, Mapping) else {"student": model}
@@ -78,9 +73,7 @@ def distill(
         pool.dropped = dict(dropped)
         for name, member in pool.items():
             member.given = name in given
-        trainer = DistillationTrainer(
-            pool, teacher, stage_args, text, eval_dataset, statistics=statistics, callbacks=list(callbacks), **kwargs
-        )
+        trainer = DistillationTrainer(pool, teacher, stage_args, text, eval_dataset, **kwargs)
         finished = Path(stage_args.output_dir or ".") / FINISHED
         if len(stages) > 1 and _from_main(trainer, (finished / TRAINER_STATE_NAME).is_file()):
             trainer.restore(finished)

@@ -14,6 +14,8 @@ from transformers.trainer_utils import HubStrategy
 from .arguments import DistillationTrainingArguments
 from .pool import StudentPool
 
+ONE_STUDENT = "push_to_hub sends one student; save those of a pool (save_students) and push each."
+
 
 class StudentPublishing(Trainer):
     """The part of `DistillationTrainer` that saves students and pushes them."""
@@ -66,7 +68,7 @@ class StudentPublishing(Trainer):
             ValueError: If a pool of several students is trained: push each by itself.
         """
         if len(self.pool.names) != 1:
-            raise ValueError("push_to_hub sends one student; save those of a pool (save_students) and push each.")
+            raise ValueError(ONE_STUDENT)
         if hasattr(self.callback_handler, "on_push_begin"):  # transformers 5
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if not self.is_world_process_zero():

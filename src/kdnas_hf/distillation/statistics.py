@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 
 from .batch import exactly
 
@@ -20,7 +19,7 @@ class HiddenStateStatistics:
 
     Args:
         mean: By layer, ``(hidden_size,)``.
-        std: Likewise.
+        std: By layer, ``(hidden_size,)``.
     """
 
     def __init__(self, mean: Mapping[int, torch.Tensor], std: Mapping[int, torch.Tensor]) -> None:
@@ -64,18 +63,16 @@ class HiddenStateStatistics:
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file."""
-        parts = {"mean": self.mean, "std": self.std}
-        save_file(
-            {f"{k}.{n}": v.contiguous().cpu() for k, values in parts.items() for n, v in values.items()}, str(path)
-        )
+        tensors = {f"mean.{layer}": values for layer, values in self.mean.items()}
+        tensors |= {f"std.{layer}": values for layer, values in self.std.items()}
+        save_file({name: values.contiguous().cpu() for name, values in tensors.items()}, str(path))
 
     @classmethod
     def load(cls, path: str | Path) -> HiddenStateStatistics:
         """Read from a file that `save` wrote."""
         parts: dict[str, dict[int, torch.Tensor]] = {"mean": {}, "std": {}}
-        with safe_open(str(path), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (a safe_open handle is not a mapping)
-                part, layer = name.split(".")
-                # a copy: the tensor would else live in the file, which goes when its checkpoint is rotated
-                parts[part][int(layer)] = file.get_tensor(name).clone()
+        # read, not mapped: the file goes when its checkpoint is rotated
+        for name, values in load(Path(path).read_bytes()).items():
+            part, layer = name.split(".")
+            parts[part][int(layer)] = values
         return cls(parts["mean"], parts["std"])

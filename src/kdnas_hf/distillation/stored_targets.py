@@ -104,6 +104,13 @@ class StoredTargets(Dataset):
         self.path = path
         self.lengths = text_lengths(texts)
 
+    def check(self, name: str, required: Required, masks_tokens: bool) -> None:
+        """Raise ValueError unless students can learn from these targets, given as the argument ``name``."""
+        if masks_tokens:
+            raise ValueError(f"{name} holds stored targets of whole texts, and a loss masks tokens; give the texts.")
+        if required | self.layout.required != self.layout.required:
+            raise ValueError(f"{name} holds stored targets that lack some that students learn from; store all of them.")
+
     def __len__(self) -> int:
         return len(self.outputs)
 
@@ -158,8 +165,8 @@ def store_targets(
         folder: Where outputs are kept; all processes must see the same one.
         dtype: What the teacher computes in, and what is stored.
         batch_size: Texts in one pass of the teacher.
-        process_index: Rank of this process, which computes each ``num_processes``-th file.
-        num_processes: Processes that share the work, all with the same arguments.
+        process_index: Rank of this process; each computes each ``num_processes``-th file and calls ``wait``.
+        num_processes: Processes that share the work.
         wait: Barrier of these processes.
         show_progress: Whether to show a progress bar.
 
@@ -237,15 +244,12 @@ def store_if_it_pays(
 
     Args:
         teacher: On the device where it shall compute.
-        texts: Tokenized texts.
+        texts: Tokenized texts; one data set is returned for each, or None where outputs are computed when needed.
         required: What students learn from.
         storable: Whether all targets depend on the text alone.
         args: ``cache_teacher_states``, ``cache_max_gb`` and where to keep them.
         passes: How often the texts are read.
         wait: Barrier of all processes.
-
-    Returns:
-        One data set for each; None where the outputs are computed when they are needed.
 
     Raises:
         ValueError: If they are to be stored at any price and cannot be.

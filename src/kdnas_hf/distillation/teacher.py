@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, cast
 
 import torch
-from optimum.utils import NormalizedConfigManager
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -25,45 +23,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from ..data import EMBEDDED_TEACHER_NAME, embedded_teacher
 from ..students import TeacherEmbeddings
 from ..students.task_heads import TASK_HEADS, has_task_head, load_task_model, load_with_head, task_head_of
+from ..utils.attention import eager_attention, find_attention_projections, record_projections
+from ..utils.dimensions import TeacherDimensions
 from ..utils.tokenizers import load_tokenizer
-from .attention_projections import eager_attention, find_attention_projections, record_projections
 from .teacher_outputs import Required, TeacherOutputs
 from .token_logits import teacher_decoder_inputs
 
 EMBEDDED = "embedded"  # what arguments call the embedded teacher
 MASKED_LM = "masked_lm"
-
-
-@dataclass(frozen=True)
-class TeacherDimensions:
-    """Shape of an encoder, whatever its configuration calls the fields."""
-
-    num_layers: int
-    hidden_size: int
-    num_attention_heads: int
-    vocab_size: int
-
-    @classmethod
-    def from_config(cls, config: PretrainedConfig) -> TeacherDimensions:
-        """Read the dimensions of any configuration, by Optimum's normalised names where it knows the model type.
-
-        Raises:
-            ValueError: If the configuration does not tell a dimension.
-        """
-        try:
-            normalized = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
-        except KeyError:
-            normalized = config  # a type that Optimum does not list: most use the standard names
-        values: dict[str, Any] = {}
-        for name in (field.name for field in fields(cls)):
-            usual = "num_hidden_layers" if name == "num_layers" else name
-            values[name] = getattr(normalized, name, None) or getattr(config, usual, None)
-            if not isinstance(values[name], int):
-                raise ValueError(
-                    f"the teacher's configuration ({config.model_type}) does not tell {usual}; choose a BERT-like "
-                    "encoder."
-                )
-        return cls(**values)
 
 
 class Teacher:

@@ -20,28 +20,28 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainerCallback,
 )
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from ..data.batching import SamplerEpochCallback, occurring_tokens
+from ..data.labels import IGNORED_LABEL, LABELS
 from ..students import KDNASConfig, KDNASModel
+from ..utils.attention import eager_attention
 from ..utils.memory import is_out_of_memory
 from ..utils.progress import StepProgressCallback
 from ..utils.random_state import drawing, seed_of
 from .arguments import DistillationTrainingArguments
-from .attention_projections import eager_attention
-from .batch import IGNORED_LABEL, DistillationBatch
+from .batch import DistillationBatch
 from .checkpoints import PoolCheckpoints
 from .contract import check_trainer_arguments
 from .heldout import HeldoutEvaluation
-from .labelled_texts import LABELS, check_labelled_texts, classifies_tokens, padding_collator
+from .labelled_texts import check_labelled_texts, classifies_tokens, padding_collator
 from .loading import TextLoading
 from .member import Member
 from .pool import StudentPool
-from .publishing import StudentPublishing
+from .publishing import ONE_STUDENT, StudentPublishing
 from .samples import estimate_statistics, fit_losses
 from .statistics import HiddenStateStatistics
 from .stored_targets import StoredTargets, StoredTargetsCollator, cache_folder, store_if_it_pays
@@ -76,7 +76,6 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
         eval_dataset: Held-out texts, likewise.
         processing_class: The tokenizer, by default the teacher's; saved with the student.
         statistics: Mean and variance of the teacher's states, by default estimated from the training texts.
-        callbacks: As of any Trainer.
         **kwargs: What else `Trainer` takes.
 
     Raises:
@@ -94,7 +93,6 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
         eval_dataset: Dataset | datasets.Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         statistics: HiddenStateStatistics | None = None,
-        callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
         check_trainer_arguments(kwargs)
@@ -107,7 +105,7 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
         self.teacher = teacher
         pool = model if isinstance(model, StudentPool) else StudentPool.create({"student": model}, teacher, args)
         if args.push_to_hub and len(pool.names) > 1:
-            raise ValueError("push_to_hub sends one student; save those of a pool (save_students) and push each.")
+            raise ValueError(ONE_STUDENT)
         _train_occurring_embeddings(pool, args, train_dataset, kwargs)
         self.student_max_grad_norm = args.max_grad_norm
         args = copy.copy(args)
@@ -117,14 +115,8 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
         processing_class = processing_class or teacher.tokenizer
         for name, texts in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             check_labelled_texts(name, texts, pool)
-            if isinstance(texts, StoredTargets) and pool.masks_tokens:
-                raise ValueError(
-                    f"{name} holds stored targets of whole texts, and a loss masks tokens; give the texts."
-                )
-            if isinstance(texts, StoredTargets) and pool.required | texts.layout.required != texts.layout.required:
-                raise ValueError(
-                    f"{name} holds stored targets that lack some that students learn from; store all of them."
-                )
+            if isinstance(texts, StoredTargets):
+                texts.check(name, pool.required, pool.masks_tokens)
         collator = kwargs.pop("data_collator", None) or padding_collator(processing_class, classifies_tokens(pool))
         super().__init__(
             model=pool,
@@ -132,7 +124,6 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=callbacks,
             data_collator=StoredTargetsCollator(collator),
             **kwargs,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..distillation.batch import IGNORED_LABEL
+from ..data.labels import IGNORED_LABEL
 from .task import Example
 
 

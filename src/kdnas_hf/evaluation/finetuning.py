@@ -30,11 +30,12 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..data import embedded_teacher
-from ..distillation.batch import IGNORED_LABEL
+from ..data.labels import IGNORED_LABEL
 from ..distillation.labelled_texts import padding_collator
 from ..distillation.teacher import EMBEDDED
 from ..students import train_only
 from ..students.task_heads import TASK_HEADS, TOKEN_CLASSIFICATION
+from ..utils.attention import eager_attention
 from ..utils.hardware import bf16_pays_off
 from ..utils.progress import StepProgressCallback
 from ..utils.tokenizers import load_tokenizer
@@ -238,15 +239,10 @@ def fine_tune(
         keep_best = KeepBestCallback(args.patience)
         trainer.add_callback(keep_best)
         # torch's fused attention takes several times as long in its backward pass in bf16 on a CPU
-        attention = model.config._attn_implementation
-        slow = trainer.args.bf16 and trainer.args.device.type == "cpu"
-        if slow:
-            model.set_attn_implementation("eager")
         started = time.monotonic()
-        trainer.train()
+        with eager_attention(model, trainer.args.bf16 and trainer.args.device.type == "cpu"):
+            trainer.train()
         seconds = time.monotonic() - started
-        if slow:
-            model.set_attn_implementation(attention)
     keep_best.restore(model)
     return FineTuned(model, tokenizer, trainer, keep_best.scores, seconds)
 

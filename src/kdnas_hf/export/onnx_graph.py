@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..utils.attention import eager_attention
+
 OUTPUT_NAMES = ("last_hidden_state", "logits", "start_logits", "end_logits")
 INPUT_NAMES = ("input_ids", "attention_mask")
 AXES = ("batch_size", "sequence_length")
@@ -56,11 +58,10 @@ def export_onnx(model: PreTrainedModel, path: str | Path) -> list[str]:
         raise ValueError(f"the model is in {', '.join(str(d) for d in dtypes)}; load it with dtype='float32'.")
     path.parent.mkdir(parents=True, exist_ok=True)
     inputs = sample_inputs(model)
-    implementation, training = model.config._attn_implementation, model.training
-    model.set_attn_implementation("eager")
+    training = model.training
     model.eval()
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), eager_attention(model):
             given = model(**inputs)
             outputs = [name for name in OUTPUT_NAMES if name in given]
             if not outputs:
@@ -78,7 +79,6 @@ def export_onnx(model: PreTrainedModel, path: str | Path) -> list[str]:
                 verbose=False,
             )
     finally:
-        model.set_attn_implementation(implementation)
         model.train(training)
     name_axes(program.model.graph)
     size = sum(p.numel() * p.element_size() for p in model.parameters())

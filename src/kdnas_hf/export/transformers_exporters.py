@@ -12,6 +12,7 @@ import transformers
 from packaging.version import Version
 from transformers import PreTrainedModel
 
+from ..utils.attention import eager_attention
 from .backends import ONNX_FOLDER
 from .export import report_path
 from .onnx_graph import name_axes, sample_inputs
@@ -50,13 +51,12 @@ def export_with_transformers(model: PreTrainedModel, folder: str | Path) -> Path
     exporter = OnnxExporter()
     dynamic = dict.fromkeys(range(2), torch.export.Dim.DYNAMIC)
     shapes = {"input_ids": dynamic, "attention_mask": dynamic}
-    implementation, training = model.config._attn_implementation, model.training
-    model.set_attn_implementation("eager")  # plain operations, which the runtimes fuse best
+    training = model.training
     model.eval()
     try:
-        exported = exporter.export(model, sample_inputs(model), OnnxConfig(dynamic=True, dynamic_shapes=shapes))
+        with eager_attention(model):  # plain operations, which the runtimes fuse best
+            exported = exporter.export(model, sample_inputs(model), OnnxConfig(dynamic=True, dynamic_shapes=shapes))
     finally:
-        model.set_attn_implementation(implementation)
         model.train(training)
     name_axes(exported.program.graph)
     report_path(Path(folder), "onnx").unlink(missing_ok=True)  # of the graph that is replaced, which was checked

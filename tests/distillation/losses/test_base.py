@@ -40,21 +40,20 @@ def test_what_is_written_is_read(weights):
 
 CHOICES = ", ".join(LOSSES)
 BAD = {
-    "relations relation:0.5": f"losses: 'relation:0.5' names no loss; did you mean 'relations'? Choose from {CHOICES}.",
-    "xyzzy": f"losses: 'xyzzy' names no loss. Choose from {CHOICES}.",
-    "": f"losses='' names no loss; choose from {CHOICES}.",
-    " ,": f"losses=' ,' names no loss; choose from {CHOICES}.",
+    "relations relation:0.5": f"losses: 'relation:0.5' is unknown; did you mean 'relations'? Choose from {CHOICES}.",
+    "xyzzy": f"losses: 'xyzzy' is unknown. Choose from {CHOICES}.",
+    "": f"losses='' names none; choose from {CHOICES}.",
+    " ,": f"losses=' ,' names none; choose from {CHOICES}.",
     "cosine:0": "losses: the weight of 'cosine:0' is not a positive finite number; leave out what has none.",
     "cosine:-1": "losses: the weight of 'cosine:-1' is not a positive finite number; leave out what has none.",
     "cosine:nan": "losses: the weight of 'cosine:nan' is not a positive finite number; leave out what has none.",
     "cosine:1e999": "losses: the weight of 'cosine:1e999' is not a positive finite number; leave out what has none.",
-    "cosine:": "losses: 'cosine:' is not of the form <name>:<weight>; write it as 'relations:0.5', without spaces.",
-    "cosine: 1": "losses: 'cosine:' is not of the form <name>:<weight>; write it as 'relations:0.5', without spaces.",
-    "cosine:much": "losses: 'cosine:much' is not of the form <name>:<weight>; write it as 'relations:0.5', without "
+    "cosine:": "losses: 'cosine:' is not of the form <name>:<weight>; write it as 'cosine:0.5', without spaces.",
+    "cosine: 1": "losses: 'cosine:' is not of the form <name>:<weight>; write it as 'cosine:0.5', without spaces.",
+    "cosine:much": "losses: 'cosine:much' is not of the form <name>:<weight>; write it as 'cosine:0.5', without "
     "spaces.",
-    "cosine:1:2": "losses: 'cosine:1:2' is not of the form <name>:<weight>; write it as 'relations:0.5', without "
-    "spaces.",
-    "logits:1 logits:2": "losses: 'logits:2' names logits a second time; give each loss once.",
+    "cosine:1:2": "losses: 'cosine:1:2' is not of the form <name>:<weight>; write it as 'cosine:0.5', without spaces.",
+    "logits:1 logits:2": "losses: 'logits:2' names logits a second time; give each once.",
     "labels cosine masked_lm": "losses: 'masked_lm' masks tokens, whose text 'labels' must read whole; leave one of "
     "them out.",
 }
@@ -69,7 +68,7 @@ def test_what_is_wrong_is_answered_in_a_line(values):
 
 @pytest.mark.parametrize("values", [{"cosine": 2.0}, [{"cosine": 2.0}], [1.0]])
 def test_what_a_yaml_file_may_hold_instead_of_text_is_refused(values):
-    with pytest.raises(ValueError, match=r"losses=.* is not text; write <name>:<weight>, as 'hidden_states:1\.0"):
+    with pytest.raises(ValueError, match=r"losses=.* is not text; write <name>:<weight>, as 'attention_maps:0"):
         parse_losses(values)
 
 

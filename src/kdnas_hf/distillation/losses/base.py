@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from ...students import KDNASModel
-from ...utils.choices import nearest
+from ...utils.choices import parse_weights
 from ..batch import DistillationBatch
 from ..layer_mapping import LayerPair
 from ..student_outputs import StudentOutputs
@@ -141,16 +140,7 @@ def parse_losses(values: Sequence[str] | str) -> dict[str, float]:
         ValueError: If there is none, one is unknown or named twice, two do not go together, or a weight is not a
             positive finite number.
     """
-    weights: dict[str, float] = {}
-    for item in _items(values):
-        name, colon, weight = item.partition(":")
-        if name not in LOSSES:
-            raise ValueError(f"losses: {item!r} names no loss{nearest(name, LOSSES)} Choose from {', '.join(LOSSES)}.")
-        if name in weights:
-            raise ValueError(f"losses: {item!r} names {name} a second time; give each loss once.")
-        weights[name] = _weight(item, weight) if colon else 1.0
-    if not weights:
-        raise ValueError(f"losses={values!r} names no loss; choose from {', '.join(LOSSES)}.")
+    weights = parse_weights("losses", values, LOSSES)
     masked = first_loss(weights, lambda loss: loss.masks_tokens)
     labeled = first_loss(weights, lambda loss: loss.uses_labels)
     if masked and labeled:
@@ -163,24 +153,3 @@ def parse_losses(values: Sequence[str] | str) -> dict[str, float]:
 def first_loss(names: Iterable[str], condition: Callable[[type[Loss]], bool]) -> str | None:
     """The first of some registered losses that meets a condition."""
     return next((name for name in names if condition(LOSSES[name])), None)
-
-
-def _items(values: Sequence[str] | str) -> list[str]:
-    if isinstance(values, str):
-        values = [values]
-    # a mapping would iterate as bare names, and its weights would be lost without a word
-    if isinstance(values, Mapping) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"losses={values!r} is not text; write <name>:<weight>, as 'hidden_states:1.0 relations:0.5'.")
-    return " ".join(values).replace(",", " ").split()
-
-
-def _weight(item: str, text: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        raise ValueError(
-            f"losses: {item!r} is not of the form <name>:<weight>; write it as 'relations:0.5', without spaces."
-        ) from None
-    if not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"losses: the weight of {item!r} is not a positive finite number; leave out what has none.")
-    return weight
