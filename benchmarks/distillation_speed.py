@@ -65,7 +65,7 @@ from distillation_setting import (
     training_arguments,
 )
 from kdnas_hf import StudentPool, share_cpu_threads
-from kdnas_hf.distillation import store_if_it_pays
+from kdnas_hf.distillation.stored_targets import store_if_it_pays
 from kdnas_hf.students import KDNASConfig
 
 # layers, hidden size, heads, FFN, activation: shapes of the search space of the quickstart and around it

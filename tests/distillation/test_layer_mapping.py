@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas_hf.distillation import describe_layer_mapping, resolve_layer_mapping
+from kdnas_hf.distillation import resolve_layer_mapping
+from kdnas_hf.distillation.layer_mapping import describe_layer_mapping
 
 
 def pairs(*items):

@@ -6,8 +6,8 @@ from losses.given_states import make_loss, make_states
 from tiny_runs import run_arguments, student_shape, trained_parameters
 from torch import nn
 
-from kdnas_hf import DistillationTrainer
-from kdnas_hf.distillation import LayerPair
+from kdnas_hf import DistillationTrainer, Teacher
+from kdnas_hf.distillation.layer_mapping import LayerPair
 from kdnas_hf.distillation.losses.cosine import CosineLoss
 from kdnas_hf.distillation.losses.hidden_states import HiddenStatesLoss
 from kdnas_hf.distillation.projections import HiddenStateProjections
@@ -159,6 +159,18 @@ def test_a_student_of_copied_layers_starts_with_nothing_to_learn(teacher, train_
     metrics = trainer.evaluate()
     assert metrics["eval_r2"] > 0.999
     assert metrics["eval_loss"] < 1e-3
+
+
+@pytest.mark.parametrize(("arguments", "asked"), [({}, True), ({"projection_init": "random"}, False)])
+def test_the_teacher_is_asked_for_a_sample_only_where_a_loss_is_fitted(
+    arguments, asked, teacher, train_texts, tmp_path, monkeypatch
+):
+    args = run_arguments(tmp_path, **arguments)
+    statistics = DistillationTrainer(student_shape(teacher), teacher, args, train_texts).statistics
+    calls, call = [], Teacher.__call__
+    monkeypatch.setattr(Teacher, "__call__", lambda *args, **kwargs: calls.append(1) or call(*args, **kwargs))
+    DistillationTrainer(student_shape(teacher), teacher, args, train_texts, statistics=statistics)
+    assert bool(calls) == asked
 
 
 def test_students_that_were_trained_are_not_fitted_again(teacher, train_texts, tmp_path):

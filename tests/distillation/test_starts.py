@@ -13,9 +13,9 @@ from kdnas_hf import (
     load_teacher,
     parse_arguments,
 )
-from kdnas_hf.distillation import TeacherDimensions
 from kdnas_hf.students import InheritedWordEmbeddings
 from kdnas_hf.students.starts import default_layers
+from kdnas_hf.utils.dimensions import TeacherDimensions
 
 DIMENSIONS = TeacherDimensions(num_layers=4, hidden_size=32, num_attention_heads=4, vocab_size=145)
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from tiny_runs import batch_of, run_arguments
 
-from kdnas_hf.distillation import HiddenStateStatistics, Required, Targets, estimate_statistics
+from kdnas_hf.distillation import HiddenStateStatistics, Required
+from kdnas_hf.distillation.samples import estimate_statistics
+from kdnas_hf.distillation.targets import Targets
 from tiny_teacher import make_texts, tokenized
 
 LAYERS = (2, 4)

@@ -13,9 +13,16 @@ from tiny_runs import run_arguments, student_shape, teacher_with_head, trained_p
 from torch.utils.data import DataLoader
 
 from kdnas_hf import DistillationTrainer, Teacher
-from kdnas_hf.distillation import Required, StoredTargets, store_if_it_pays, stored_targets
+from kdnas_hf.distillation import Required, stored_targets
 from kdnas_hf.distillation.labelled_texts import padding_collator
-from kdnas_hf.distillation.stored_targets import DECISION_NAME, Layout, StoredTargetsCollator, store_targets
+from kdnas_hf.distillation.stored_targets import (
+    DECISION_NAME,
+    Layout,
+    StoredTargets,
+    StoredTargetsCollator,
+    store_if_it_pays,
+    store_targets,
+)
 from kdnas_hf.distillation.targets import STORED
 from tiny_teacher import make_teacher_model, make_texts, make_tokenizer, tokenized
 

@@ -5,10 +5,10 @@ import torch
 from tiny_runs import batch_of, teacher_with_head
 
 from kdnas_hf import Teacher
-from kdnas_hf.distillation import HiddenStateStatistics, Required, Targets
+from kdnas_hf.distillation import HiddenStateStatistics, Required
 from kdnas_hf.distillation.labelled_texts import padding_collator
 from kdnas_hf.distillation.stored_targets import StoredTargetsCollator, store_targets
-from kdnas_hf.distillation.targets import STORED
+from kdnas_hf.distillation.targets import STORED, Targets
 from tiny_teacher import make_teacher_model, make_texts, tokenized
 
 STATES = Required(hidden_states=frozenset({1, 4}), queries_keys_values=frozenset({2, 4}))

@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from kdnas_hf.distillation import token_logits
 from kdnas_hf.distillation.losses import logit_loss, masked_lm_loss
-from kdnas_hf.distillation.token_logits import DecoderInputs, decoder_inputs, teacher_decoder_inputs
+from kdnas_hf.distillation.token_logits import decoder_inputs
 from kdnas_hf.students import InheritedWordEmbeddings, KDNASConfig, KDNASForMaskedLM, inherit_word_embeddings
+from kdnas_hf.utils.decoders import DecoderInputs, teacher_decoder_inputs
 
 
 class LargestTensor(TorchDispatchMode):

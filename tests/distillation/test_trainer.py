@@ -363,7 +363,7 @@ def test_students_that_start_at_random_train_only_the_rows_that_occur(teacher, t
     occurring = {token for row in texts for token in row["input_ids"]} | {teacher.tokenizer.pad_token_id}
     assert len(few.student.get_input_embeddings().rows) == len(occurring) < teacher.dimensions.vocab_size
     few.train()
-    monkeypatch.setattr(StudentPool, "train_only_occurring", lambda self, occurring: None)
+    monkeypatch.setattr(StudentPool, "train_only_occurring", lambda self, texts: None)
     whole = make(teacher, tmp_path, texts, student_init="random", per_device_train_batch_size=2)
     whole.train()
     torch.testing.assert_close(few.student.get_input_embeddings().weight, whole.student.get_input_embeddings().weight)

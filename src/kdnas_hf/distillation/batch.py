@@ -20,12 +20,11 @@ class DistillationBatch:
     Attributes:
         input_ids: ``(batch, sequence)``.
         attention_mask: ``(batch, sequence)``, 1 for real (unpadded) tokens.
-        num_tokens: Scalar that errors summed over tokens are divided by: the real tokens of the whole accumulated
-            batch, of which this may be a part.
+        num_tokens: Scalar that sums over tokens are divided by: the real tokens of the whole accumulated batch.
         teacher: The teacher's outputs, standardized if asked for.
-        labels: ``(batch, sequence)``, the tokens that were masked or the classes of tokens, or ``(batch,)``, the
-            classes of texts; -100 where there is none. None where no loss needs any.
-        num_labels: Scalar that errors summed over labels are divided by.
+        labels: ``(batch, sequence)``, masked tokens or classes of tokens, or ``(batch,)``, classes of texts; -100 where
+            there is none. None where no loss needs any.
+        num_labels: Scalar that sums over labels are divided by.
     """
 
     input_ids: torch.Tensor

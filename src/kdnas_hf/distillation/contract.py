@@ -6,12 +6,12 @@ Everything that is not listed here is honored; docs/distillation.md has the tabl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from typing import Any
 
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
-from transformers.trainer_pt_utils import AcceleratorConfig
+
+from ..utils.training_arguments import changed_from_default
 
 _NO_PREDICTIONS = (
     "an evaluation measures losses and R² and makes no predictions; score a student with kdnas_hf.Comparison"
@@ -84,14 +84,9 @@ def check_training_arguments(args: TrainingArguments) -> None:
     Raises:
         ValueError: If one is set to another value than its default.
     """
-    for field in fields(TrainingArguments):
-        reason = REFUSED_TRAINING_ARGUMENTS.get(field.name)
-        if reason is None:
-            continue
-        default = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[operator, misc]
-        value = getattr(args, field.name)
-        if _something(value) != _something(default):
-            raise ValueError(f"{field.name}={value!r} is not supported in a distillation: {reason}.")
+    for name in changed_from_default(args, REFUSED_TRAINING_ARGUMENTS):
+        reason = REFUSED_TRAINING_ARGUMENTS[name]
+        raise ValueError(f"{name}={getattr(args, name)!r} is not supported in a distillation: {reason}.")
     optimizer, strategy = (str(getattr(value, "value", value)) for value in (args.optim, args.hub_strategy))
     if optimizer.startswith(_REFUSED_OPTIMIZERS):
         raise ValueError(
@@ -106,15 +101,6 @@ def check_training_arguments(args: TrainingArguments) -> None:
     for flag, name in {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}.items():
         if parse_flag_from_env(flag):
             raise ValueError(f"accelerate launch with {name} is not supported in a distillation: {_NO_SHARDING}.")
-
-
-def _something(value: Any) -> Any:
-    """The value, or None where it stands for nothing: transformers itself turns one nothing into another."""
-    if isinstance(value, AcceleratorConfig):
-        return None if value == AcceleratorConfig() else value
-    if isinstance(value, Mapping) and not any(value.values()):
-        return None
-    return value or None
 
 
 def check_trainer_arguments(given: Mapping[str, Any]) -> None:

@@ -38,9 +38,8 @@ def distill(
 ) -> DistillationTrainer:
     """Distil in the stages that ``args`` name, each by a `DistillationTrainer` of its own.
 
-    A stage begins with the students of the one before and with a fresh optimizer. Started again in the same
-    ``output_dir``, it goes on from the last checkpoint of the stage in which it was; several stages keep theirs in
-    ``stage_<n>/``.
+    A stage begins with the students of the one before and a fresh optimizer. Started again in the same ``output_dir``,
+    it goes on from the last checkpoint of its stage; several stages keep theirs in ``stage_<n>/``.
 
     Args:
         model: What `DistillationTrainer` takes, or several students by name.

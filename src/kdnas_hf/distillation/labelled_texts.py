@@ -28,12 +28,9 @@ def classifies_tokens(pool: StudentPool) -> bool:
 
 
 def check_labelled_texts(name: str, texts: Any, pool: StudentPool) -> None:
-    """Refuse texts whose labels are not those that a pool's students learn. Of a stream only the columns are known.
+    """Refuse texts (a data set, several by name, or None) whose labels are not those that a pool's students learn.
 
-    Args:
-        name: The argument that the texts were given as.
-        texts: A data set, several by name, or None.
-        pool: The students.
+    ``name`` is the argument that they were given as. Of a stream only the columns are known.
 
     Raises:
         ValueError: If there are no labels, or they are not of one class for each text (or for each token).

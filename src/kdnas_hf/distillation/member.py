@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
+from accelerate.accelerator import Accelerator
 from torch import nn
 
-from ..students import KDNASForMaskedLM, KDNASModel
+from ..students import KDNASModel
 from ..utils.random_state import drawing, seed_of
 from .batch import DistillationBatch
 from .losses import Loss
-from .student_outputs import Student, StudentOutputs, TaskStudent, encoder_of
+from .student_outputs import Student, StudentOutputs, encoder_of
 from .teacher_outputs import Required
 
 
@@ -23,9 +24,9 @@ class Member(nn.Module):
     pool, and its activations are free before the next one steps.
 
     Args:
-        model: The student; with the head that a loss needs.
-        losses: Its losses.
-        weights: Their weights, by name.
+        model: The student, with the head that a loss needs.
+        losses: Its losses by name.
+        weights: Their weights.
         seed: What its dropout is drawn from.
         given: Whether the student was given rather than made for this pool: its modules are not replaced.
     """
@@ -62,16 +63,6 @@ class Member(nn.Module):
             required |= loss.required
         return required
 
-    @property
-    def classifies(self) -> bool:
-        """Whether it has a head for a task's classes."""
-        return isinstance(self.model, TaskStudent)
-
-    @property
-    def predicts_tokens(self) -> bool:
-        """Whether it has a head that predicts tokens."""
-        return isinstance(self.model, KDNASForMaskedLM)
-
     def all_losses(self) -> list[Loss]:
         """Its losses in the order in which they were named."""
         return [loss for loss in self.losses.values() if isinstance(loss, Loss)]
@@ -102,6 +93,13 @@ class Member(nn.Module):
     def gradients(self) -> list[torch.Tensor]:
         """The gradients of all that trains and was reached by a loss."""
         return [p.grad for p in self.parameters() if p.grad is not None]
+
+    def add_up_gradients(self, accelerator: Accelerator) -> None:
+        """Give every process the sum of all processes' gradients."""
+        gradients = self.gradients()
+        flat = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="sum")
+        for gradient, part in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def finish(self) -> torch.Tensor:
         """End a step's accumulation: ``(2,)``, the gradient's norm, unscaled, and whether all losses were finite."""

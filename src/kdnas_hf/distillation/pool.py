@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
+from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
+from ..data.batching import occurring_tokens
 from ..students import (
     InheritedWordEmbeddings,
     KDNASConfig,
@@ -21,6 +22,7 @@ from ..students import (
     train_only,
 )
 from ..students.task_heads import with_task_head
+from ..utils.processes import balanced_shares
 from ..utils.random_state import seed_of
 from .arguments import DistillationTrainingArguments
 from .layer_mapping import describe_layer_mapping, resolve_layer_mapping
@@ -46,12 +48,8 @@ _SHAPE = (
 class StudentPool(nn.Module):
     """Students that train on one teacher pass, each by steps of its own.
 
-    With several processes, each has a share of the students and reads the whole batch; a single student is in all of
-    them, and each reads a share of the batch.
-
-    Args:
-        members: The students of this process by name.
-        names: All students, in all processes; by default those of this one.
+    With several processes, each has a share of the students (``members``, of all ``names``) and reads the whole batch;
+    a single student is in all of them, and each reads a share of the batch.
 
     Attributes:
         dropped: Why each student that no longer trains was dropped, as far as this process knows.
@@ -154,32 +152,23 @@ class StudentPool(nn.Module):
         """Whether the targets of all losses depend on the text alone."""
         return bool(self.required) and all(loss.storable for loss in self.losses)
 
-    def train_only_occurring(self, occurring: Callable[[], torch.Tensor]) -> None:
-        """Train only the word embeddings of the tokens that ``occurring`` gives, see `OccurringWordEmbeddings`.
+    def train_only_occurring(self, texts: Any) -> None:
+        """Train only the word embeddings of the tokens that occur in some texts, see `OccurringWordEmbeddings`.
 
         Of students that were made for this pool, and of those that classify: the latter are mostly given, with the
-        whole table of an earlier distillation.
+        whole table of an earlier distillation. A head for masked tokens predicts every token.
         """
-        # a head for masked tokens predicts every token, so that every row has a gradient
         students = [
             member.student
             for _, member in self.items()
-            if (not member.given or member.classifies)
-            and not member.predicts_tokens
+            if (not member.given or isinstance(member.model, TaskStudent))
+            and not isinstance(member.model, KDNASForMaskedLM)
             and not isinstance(member.student.get_input_embeddings(), InheritedWordEmbeddings)
         ]
-        if students:
-            tokens = occurring()
+        if students and texts is not None and has_length(texts):
+            tokens = occurring_tokens(texts)
             for student in students:
                 train_only(student, tokens)
-
-    def forward(self, batch: Any) -> torch.Tensor:
-        """Losses of the members of this process on one batch, ``(members,)``; zero for dropped members."""
-        losses = [
-            torch.zeros((), device=batch.input_ids.device) if name in self.dropped else member.loss(batch)
-            for name, member in self.items()
-        ]
-        return torch.stack(losses)
 
     def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Trade computation for memory in every student (as transformers 5 asks for it)."""
@@ -196,14 +185,7 @@ def divide(students: Mapping[str, KDNASConfig | KDNASModel | TaskStudent], proce
     """The students of each process: shares of about equal cost, or the only student in all of them."""
     if len(students) == 1:
         return [list(students)] * processes
-    shares: list[list[str]] = [[] for _ in range(processes)]
-    costs = [0.0] * processes
-    for name in sorted(students, key=lambda name: -_cost(students[name])):
-        cheapest = costs.index(min(costs))
-        shares[cheapest].append(name)
-        costs[cheapest] += _cost(students[name])
-    order = {name: place for place, name in enumerate(students)}
-    return [sorted(share, key=order.__getitem__) for share in shares]
+    return balanced_shares({name: _cost(given) for name, given in students.items()}, processes)
 
 
 def _cost(given: KDNASConfig | KDNASModel | TaskStudent) -> float:

@@ -45,12 +45,10 @@ class HiddenStateProjections(nn.Module):
         if shared:
             widths = {"shared": max(widths.values())}
         for name, width in widths.items():
-            linear = nn.Linear(hidden_size, width * teacher_hidden_size)
+            self.maps[name] = linear = nn.Linear(hidden_size, width * teacher_hidden_size)
             if basis is not None:
-                with torch.no_grad():
-                    linear.weight.copy_(basis.repeat(width, 1))
-                    linear.bias.zero_()
-            self.maps[name] = linear
+                linear.weight.data.copy_(basis.repeat(width, 1))
+                linear.bias.data.zero_()
 
     def map_of(self, layer: int) -> nn.Linear:
         """The map of a student layer, counted from 1."""

@@ -59,10 +59,9 @@ class StudentPublishing(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Upload the student, its tokenizer and its card to ``args.hub_model_id``, as `Trainer.push_to_hub`.
+        """Upload the student, its tokenizer and its card to ``args.hub_model_id``, and nothing of the training's own.
 
-        Nothing is sent of the training's own files, which name folders of this machine. ``blocking`` is ignored: it
-        returns the commit when everything is sent, and None in processes other than the main one.
+        ``blocking`` is ignored: it returns the commit when all is sent, and None in processes but the main one.
 
         Raises:
             ValueError: If a pool of several students is trained: push each by itself.

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from ..data.batching import digest_of_texts, text_lengths
 from ..utils.atomic_files import write_atomically
+from ..utils.model_digest import digest_of_model
 from .arguments import DistillationTrainingArguments
 from .targets import STORED
 from .teacher import Teacher
@@ -196,17 +197,11 @@ def store_targets(
 
 def _key(teacher: Teacher, dataset: Any, layout: Layout) -> str:
     """Digest of everything that the outputs depend on."""
-    digest = hashlib.blake2b(digest_size=16)
     model = teacher.task_model if layout.required.task_logits else teacher.model
     assert model is not None
-    # buffers too: some are not in the state of a model, and are added to what it reads
-    for name, value in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    config = {name: repr(value) for name, value in teacher.model.config.to_dict().items() if not name.startswith("_")}
-    settings = [asdict(layout.required), config, str(layout.dtype), digest_of_texts(dataset)]
-    digest.update(json.dumps(settings, sort_keys=True, default=sorted).encode())  # sets of layers in order
-    return digest.hexdigest()
+    settings = [digest_of_model(model), digest_of_texts(dataset), asdict(layout.required), str(layout.dtype)]
+    text = json.dumps(settings, sort_keys=True, default=sorted)  # sets of layers in order
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _write(rows: list[list[int]], teacher: Teacher, layout: Layout, batch_size: int, file: Path) -> None:
@@ -272,21 +267,16 @@ def store_if_it_pays(
     process, processes = args.process_index, args.world_size
     if args.save_on_each_node and "LOCAL_WORLD_SIZE" in os.environ:  # machines share no disk: each keeps all outputs
         process, processes = args.local_process_index, int(os.environ["LOCAL_WORLD_SIZE"])
-    return [
-        store_targets(
-            teacher,
-            dataset,
-            required,
-            cache_folder(args),
-            dtype=args.teacher_torch_dtype or teacher.model.dtype,
-            batch_size=args.per_device_eval_batch_size,
-            process_index=process,
-            num_processes=processes,
-            wait=wait,
-            show_progress=not args.disable_tqdm and args.process_index == 0,
-        )
-        for dataset in texts
-    ]
+    store = partial(
+        store_targets,
+        dtype=args.teacher_torch_dtype or teacher.model.dtype,
+        batch_size=args.per_device_eval_batch_size,
+        process_index=process,
+        num_processes=processes,
+        wait=wait,
+        show_progress=not args.disable_tqdm and args.process_index == 0,
+    )
+    return [store(teacher, dataset, required, cache_folder(args)) for dataset in texts]
 
 
 def reason_against_storing(

@@ -8,8 +8,9 @@ from functools import cached_property
 import torch
 
 from ..students import KDNASForMaskedLM, KDNASForSequenceClassification, KDNASForTokenClassification, KDNASModel
+from ..utils.decoders import DecoderInputs
 from .batch import DistillationBatch
-from .token_logits import DecoderInputs, decoder_inputs
+from .token_logits import decoder_inputs
 
 TaskStudent = KDNASForSequenceClassification | KDNASForTokenClassification
 Student = KDNASModel | KDNASForMaskedLM | TaskStudent
@@ -24,11 +25,8 @@ def encoder_of(model: Student) -> KDNASModel:
 class StudentOutputs:
     """What a student says about one batch; what several losses compare is computed once.
 
-    Attributes:
-        model: The student, with its head if it has one.
-        batch: What it read.
-        hidden_states: From the embeddings' output to the last layer's, each ``(batch, sequence, hidden_size)``.
-        attention_maps: Probabilities ``(batch, heads, sequence, sequence)`` of each layer, where they were asked for.
+    ``hidden_states``, from the embeddings' output to the last layer's, are ``(batch, sequence, hidden_size)``,
+    ``attention_maps`` of each layer, where asked for, ``(batch, heads, sequence, sequence)``.
     """
 
     model: Student

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, cast
@@ -11,23 +10,20 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoModel,
     AutoModelForMaskedLM,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ..data import EMBEDDED_TEACHER_NAME, embedded_teacher
 from ..students import TeacherEmbeddings
 from ..students.task_heads import TASK_HEADS, has_task_head, load_task_model, load_with_head, task_head_of
 from ..utils.attention import eager_attention, find_attention_projections, record_projections
+from ..utils.decoders import teacher_decoder_inputs
 from ..utils.dimensions import TeacherDimensions
+from ..utils.encoders import check_sees_both_ways, encoder_config, load_encoder
 from ..utils.tokenizers import load_tokenizer
 from .teacher_outputs import Required, TeacherOutputs
-from .token_logits import teacher_decoder_inputs
 
 EMBEDDED = "embedded"  # what arguments call the embedded teacher
 MASKED_LM = "masked_lm"
@@ -43,8 +39,7 @@ class Teacher:
         tokenizer: Its fast tokenizer; students share it.
         name: What reports and cards call it.
         masked_lm: The masked language model of which ``model`` is the encoder, for losses on its predictions.
-        task_model: The fine-tuned model of which ``model`` is the encoder, for losses on a task's classes; needless
-            where ``model`` is that itself.
+        task_model: The fine-tuned model of which it is the encoder, if it is not that itself, for losses on classes.
 
     Raises:
         ValueError: If ``model`` is not the encoder of ``task_model``, or that classifies neither texts nor tokens.
@@ -63,9 +58,8 @@ class Teacher:
         if task_model is not None:
             task_head_of(task_model)  # raises where it has none
             if model is not task_model and model is not task_model.base_model:
-                raise ValueError(
-                    f"model is not the encoder of task_model ({type(task_model).__name__}); give that alone."
-                )
+                kind = type(task_model).__name__
+                raise ValueError(f"model is not the encoder of task_model ({kind}); give that alone.")
             model = cast(PreTrainedModel, task_model.base_model)
         self.model, self.masked_lm, self.task_model = model, masked_lm, task_model
         for frozen in (model, masked_lm, task_model):
@@ -156,8 +150,7 @@ class Teacher:
                 )
         finally:
             hook.remove()
-        if required.task_logits:
-            outputs.task_logits = made.logits
+        outputs.task_logits = made.logits if required.task_logits else None
         (made,) = encoded  # of the encoder inside
         states = (*made.hidden_states[: self.dimensions.num_layers], made.last_hidden_state)
         outputs.hidden_states = {layer: states[layer] for layer in sorted(required.hidden_states)}
@@ -191,8 +184,7 @@ def load_teacher(
         name_or_path: Hub id or local directory of a BERT-like encoder, with or without a head; or ``embedded``, the
             teacher that comes with the extra ``demo``.
         revision: Branch, tag or commit on the Hub.
-        head: Load a head as well: ``masked_lm``, or that of a task, ``sequence_classification`` or
-            ``token_classification``.
+        head: A head to load as well: ``masked_lm``, ``sequence_classification`` or ``token_classification``.
         check: Called with the teacher's dimensions before its weights are loaded.
 
     Raises:
@@ -203,35 +195,20 @@ def load_teacher(
     name = name_or_path
     if name_or_path == EMBEDDED:
         name, name_or_path, revision = EMBEDDED_TEACHER_NAME, str(embedded_teacher()), None
-    try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"teacher={name_or_path!r} cannot be loaded; name a Hub id or a local directory with a config.json. "
-            f"The loader said: {error}"
-        ) from error
-    for flag, kind in (("is_encoder_decoder", "an encoder-decoder"), ("is_decoder", "a decoder")):
-        if getattr(config, flag, False):
-            raise ValueError(_NO_ENCODER.format(name_or_path, config.model_type, f"is {kind}"))
+    config = encoder_config(name_or_path, revision)
     if check is not None:
         check(TeacherDimensions.from_config(config))
     tokenizer = load_tokenizer(name_or_path, revision)
     masked_lm = _load_masked_lm(name_or_path, revision) if head == MASKED_LM else None
     task_model = load_task_model(name_or_path, config, revision, head) if head in TASK_HEADS else None
     whole = masked_lm or task_model
-    model = cast(PreTrainedModel, whole.base_model) if whole else _load_encoder(name_or_path, config, revision)
-    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not _sees_both_ways(model, tokenizer):
-        raise ValueError(_NO_ENCODER.format(name_or_path, config.model_type, "reads in one direction only"))
+    model = cast(PreTrainedModel, whole.base_model) if whole else load_encoder(name_or_path, config, revision)
+    check_sees_both_ways(name_or_path, model, tokenizer)
     rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > rows:
-        raise ValueError(
-            f"teacher={name_or_path!r}: the tokenizer has {len(tokenizer)} tokens, the model only "
-            f"{rows} embeddings; they do not belong together."
-        )
+        difference = f"the tokenizer has {len(tokenizer)} tokens, the model only {rows} embeddings"
+        raise ValueError(f"teacher={name_or_path!r}: {difference}; they do not belong together.")
     return Teacher(model, tokenizer, name=name, masked_lm=masked_lm, task_model=task_model)
-
-
-_NO_ENCODER = "teacher={!r} ({}) {}; choose a bidirectional encoder such as FacebookAI/xlm-roberta-base."
 
 
 def _load_masked_lm(name_or_path: str, revision: str | None) -> PreTrainedModel:
@@ -242,23 +219,3 @@ def _load_masked_lm(name_or_path: str, revision: str | None) -> PreTrainedModel:
             f"teacher={name_or_path!r} has no masked language modeling head ({error}); choose a teacher that has "
             "one, or leave the loss logits out."
         ) from error
-
-
-def _load_encoder(name_or_path: str, config: PretrainedConfig, revision: str | None) -> PreTrainedModel:
-    """Load a model without any head; also without a pooler, where its class lets that be left out."""
-    model_class = AutoModel._model_mapping.get(type(config), None)
-    pools = inspect.isclass(model_class) and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    keywords: dict[str, Any] = {"add_pooling_layer": False} if pools else {}
-    return AutoModel.from_pretrained(name_or_path, revision=revision, dtype=torch.float32, **keywords)
-
-
-@torch.no_grad()
-def _sees_both_ways(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the first token's state depends on the last token."""
-    model.eval()
-    ordinary = [i for i in range(min(len(tokenizer), 200)) if i not in tokenizer.all_special_ids][-4:]
-    texts = torch.tensor([ordinary, [*ordinary[:-1], ordinary[0]]])
-    first, second = (
-        model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state for ids in texts[:, None]
-    )
-    return not torch.allclose(first[0, 0], second[0, 0])

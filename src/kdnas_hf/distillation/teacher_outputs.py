@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
-from .token_logits import DecoderInputs
+from ..utils.decoders import DecoderInputs
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from ..data.batching import SamplerEpochCallback, occurring_tokens
+from ..data.batching import SamplerEpochCallback
 from ..data.labels import IGNORED_LABEL, LABELS
 from ..students import KDNASConfig, KDNASModel
 from ..utils.attention import eager_attention
@@ -39,7 +39,6 @@ from .contract import check_trainer_arguments
 from .heldout import HeldoutEvaluation
 from .labelled_texts import check_labelled_texts, classifies_tokens, padding_collator
 from .loading import TextLoading
-from .member import Member
 from .pool import StudentPool
 from .publishing import ONE_STUDENT, StudentPublishing
 from .samples import estimate_statistics, fit_losses
@@ -56,8 +55,8 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
     """Distils a teacher into a student, or into a whole pool of students at once, by the losses that ``args`` name.
 
     Used as any Trainer; what it does not honor of a Trainer's arguments it refuses (see `contract`). Evaluation reports
-    on held-out text ``eval_loss``, the weighted sum of the losses, ``eval_<loss>_loss`` of each loss, and what the
-    losses measure beside it, such as ``eval_r2``; for a pool of several, the same for each as ``eval_<name>_…``.
+    ``eval_loss``, the weighted sum of the losses, ``eval_<loss>_loss`` of each, and what losses measure beside it, such
+    as ``eval_r2``; for a pool of several, the same for each as ``eval_<name>_…``.
 
     Each student steps alone, on targets that were made once for all: forward, backward, clipping. One whose loss or
     gradient is not finite, or that does not fit into memory, is dropped (see `StudentPool.dropped`), and the others go
@@ -106,7 +105,11 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
         pool = model if isinstance(model, StudentPool) else StudentPool.create({"student": model}, teacher, args)
         if args.push_to_hub and len(pool.names) > 1:
             raise ValueError(ONE_STUDENT)
-        _train_occurring_embeddings(pool, args, train_dataset, kwargs)
+        # exact for Adam without weight decay, which moves no row that does not occur
+        adam = args.optim in ("adamw_torch", "adamw_torch_fused") and args.weight_decay == 0
+        own_ways = {"optimizers", "optimizer_cls_and_kwargs", "data_collator"} & set(kwargs)
+        if args.occurring_embeddings and adam and not own_ways:
+            pool.train_only_occurring(train_dataset)
         self.student_max_grad_norm = args.max_grad_norm
         args = copy.copy(args)
         args.max_grad_norm = 0.0  # clipping is ours: for each student alone
@@ -226,8 +229,9 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Sum of the students' losses on one micro-batch; the training itself lets each of them step alone."""
+        batch = self._training_batch(inputs, num_items_in_batch)
         with self.accelerator.autocast():
-            losses = self.pool(self._training_batch(inputs, num_items_in_batch))
+            losses = torch.stack([member.loss(batch) for member in self.pool.active.values()])
         return (losses.sum(), {"losses": losses}) if return_outputs else losses.sum()
 
     def get_batch_samples(
@@ -309,7 +313,7 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
             return
         if not self.pool.divided and self.args.world_size > 1:
             for member in active.values():
-                self._add_up_gradients(member)
+                member.add_up_gradients(self.accelerator)
         readings = torch.stack([member.finish() for member in active.values()])
         if not self.pool.divided and self.args.world_size > 1:  # all processes drop the same
             readings[:, 1] = (
@@ -327,14 +331,6 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
             else:
                 self.pool.drop(name, f"its gradient was not finite at step {self.state.global_step + 1}")
         self._grad_norm = squares**0.5
-
-    def _add_up_gradients(self, member: Member) -> None:
-        """Give every process the sum of all processes' gradients of a student."""
-        gradients = member.gradients()
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        flat = self.accelerator.reduce(flat, reduction="sum")
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm of the gradient of all students of this process before clipping, which transformers 5 logs."""
@@ -403,13 +399,3 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
             logged = [entry["elapsed_seconds"] for entry in self.state.log_history if "elapsed_seconds" in entry]
             self._elapsed_before = logged[-1] if logged else 0.0
         return round(self._elapsed_before + time.monotonic() - self._started, 1)
-
-
-def _train_occurring_embeddings(
-    pool: StudentPool, args: DistillationTrainingArguments, texts: Any, kwargs: Mapping[str, Any]
-) -> None:
-    """Train only the rows of word embeddings that occur, where that is exact: for Adam without weight decay."""
-    adam = args.optim in ("adamw_torch", "adamw_torch_fused") and args.weight_decay == 0
-    own_ways = {"optimizers", "optimizer_cls_and_kwargs", "data_collator"} & set(kwargs)
-    if args.occurring_embeddings and adam and not own_ways and texts is not None and has_length(texts):
-        pool.train_only_occurring(lambda: occurring_tokens(texts))

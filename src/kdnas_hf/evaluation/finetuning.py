@@ -38,6 +38,7 @@ from ..students.task_heads import TASK_HEADS, TOKEN_CLASSIFICATION
 from ..utils.attention import eager_attention
 from ..utils.hardware import bf16_pays_off
 from ..utils.progress import StepProgressCallback
+from ..utils.random_state import drawing
 from ..utils.tokenizers import load_tokenizer
 from .arguments import FineTuningArguments
 from .encoding import EncodedExamples, encode_examples
@@ -108,8 +109,7 @@ class ModelSource:
         try:
             if self.random_weights:
                 config = AutoConfig.from_pretrained(self.location)
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(0)
+                with drawing(0):
                     return AutoModel.from_config(config).float()
             return AutoModel.from_pretrained(self.location, dtype=torch.float32)
         except (OSError, ValueError) as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 
-import torch
 from transformers import PretrainedConfig, PreTrainedModel
+
+from ..utils.random_state import drawing
 
 STAND_IN_VOCABULARY = 1024
 
@@ -34,7 +35,6 @@ def stand_in(model_class: type[PreTrainedModel], config: PretrainedConfig) -> Pr
     keywords = {}
     if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
         keywords["add_pooling_layer"] = False
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with drawing(0):
         model = model_class(config, **keywords)
     return model.float().eval()

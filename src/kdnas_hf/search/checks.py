@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..distillation import DistillationTrainingArguments, Required, Teacher, required_by
+from ..distillation import DistillationTrainingArguments, Required, Teacher
+from ..distillation.pool import required_by
 from ..export import get_backend, require_runtime
 from ..students import KDNASConfig, check_copyable
 from ..students.vocabulary_trimming import check_trimmable

@@ -30,16 +30,14 @@ from ..distillation import (
     DistillationTrainingArguments,
     HiddenStateStatistics,
     StudentPool,
-    Targets,
     Teacher,
     distill,
-    estimate_statistics,
-    reason_against_storing,
-    store_if_it_pays,
-    train_or_resume,
 )
+from ..distillation.distill import train_or_resume
 from ..distillation.losses import LOSSES
-from ..distillation.stored_targets import CACHE_FOLDER
+from ..distillation.samples import estimate_statistics
+from ..distillation.stored_targets import CACHE_FOLDER, reason_against_storing, store_if_it_pays
+from ..distillation.targets import Targets
 from ..latency import DeviceFingerprint, LatencyBenchmark
 from ..students import KDNASModel
 from ..utils.atomic_files import remove_leftovers, replace_directory, write_atomically

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..utils.random_state import drawing
 from .configuration_kdnas import KDNASConfig
 from .modeling_kdnas import KDNASForMaskedLM, KDNASModel, KDNASPreTrainedModel
 from .vocabulary import OccurringWordEmbeddings
@@ -278,8 +279,7 @@ def create_student(
         raise ValueError(f"student_init={student_init!r} is unknown; choose from {', '.join(STUDENT_INITS)}.")
     config = copy.deepcopy(config)
     # only the CPU's generator is seeded: a student starts the same whatever device it will be moved to
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with torch.device("cpu"), drawing(seed):
         if student_init == "random":
             return KDNASModel(config)
         if teacher_embeddings is None:
@@ -389,8 +389,7 @@ def add_masked_lm_head(student: KDNASModel, seed: int = 0) -> KDNASForMaskedLM:
     # a full decoder of random rows would only be thrown away
     small = copy.deepcopy(config)
     small.vocab_size = config.pad_token_id + 1
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with torch.device("cpu"), drawing(seed):
         head = KDNASForMaskedLM(small).lm_head
     with torch.device("meta"):
         model = KDNASForMaskedLM(config)

@@ -1,9 +1,10 @@
-"""The end of a run that was started in several processes."""
+"""Runs that are started in several processes: how work is dealt out, and how they end."""
 
 from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Mapping
 
 import torch
 
@@ -21,4 +22,10 @@ def end_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
-__all__ = ["end_processes"]
+def balanced_shares(costs: Mapping[str, float], processes: int) -> list[list[str]]:
+    """Deal out names by their costs, the dearest first, each to the process that has least; each share in order."""
+    shares: list[list[str]] = [[] for _ in range(processes)]
+    for name in sorted(costs, key=lambda name: -costs[name]):
+        min(shares, key=lambda share: sum(costs[one] for one in share)).append(name)
+    order = {name: place for place, name in enumerate(costs)}
+    return [sorted(share, key=order.__getitem__) for share in shares]

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import torch
 
-from kdnas_hf.distillation import LayerPair, LossSetting
+from kdnas_hf.distillation import LossSetting
 from kdnas_hf.distillation.batch import DistillationBatch
+from kdnas_hf.distillation.layer_mapping import LayerPair
 from kdnas_hf.distillation.losses import LossArguments
 from kdnas_hf.distillation.student_outputs import StudentOutputs
 from kdnas_hf.distillation.teacher_outputs import TeacherOutputs

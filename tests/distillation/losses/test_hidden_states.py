@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from losses.given_states import PAIRS, TEACHER_SIZE, make_loss, make_states
 
-from kdnas_hf.distillation import HiddenStateStatistics, LayerPair
+from kdnas_hf.distillation import HiddenStateStatistics
+from kdnas_hf.distillation.layer_mapping import LayerPair
 from kdnas_hf.distillation.losses.hidden_states import ExplainedVariance, HiddenStatesLoss, hidden_state_loss
 
 

@@ -26,9 +26,8 @@ def attention_map_loss(
 ) -> torch.Tensor:
     """KL divergence of the student's attention probabilities from the teacher's.
 
-    Heads are compared one by one where student and teacher have as many, for each mapped layer (MobileBERT's attention
-    transfer, arXiv 2004.02984) or for the last alone (MiniLM, arXiv 2002.10957). Both papers need equal numbers of
-    heads; where they differ, the mean over heads is compared.
+    Heads are compared one by one where student and teacher have as many (MobileBERT, arXiv 2004.02984; MiniLM, arXiv
+    2002.10957), else the mean over heads.
 
     Args:
         student_maps: For each pair of layers ``(batch, student heads, sequence, sequence)``, probabilities over the

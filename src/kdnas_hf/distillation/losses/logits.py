@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
+from ...utils.decoders import DecoderInputs
 from ..batch import DistillationBatch
 from ..layer_mapping import LayerPair
 from ..student_outputs import StudentOutputs
 from ..teacher import Teacher
 from ..teacher_outputs import Required
-from ..token_logits import DecoderInputs, log_probabilities, sum_over_positions
+from ..token_logits import log_probabilities, sum_over_positions
 from .arguments import LossArguments
 from .base import Loss, LossSetting, register_loss
 
@@ -21,11 +22,8 @@ def logit_loss(
 ) -> torch.Tensor:
     """KL divergence of the student's softened predictions from the teacher's, times T² (Hinton et al., 1503.02531).
 
-    Args:
-        student: What the student's logits are made from.
-        teacher: What the teacher's logits are made from.
-        temperature: T, which both logits are divided by.
-        num_tokens: What to divide by: the predicted positions of the whole accumulated batch.
+    Both logits are divided by T, ``temperature``; the sum by ``num_tokens``, the predicted positions of the whole
+    accumulated batch.
 
     Returns:
         A float32 scalar (float64 for float64 inputs), in nats.

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from ...utils.decoders import DecoderInputs
 from ..batch import DistillationBatch
 from ..student_outputs import StudentOutputs
-from ..token_logits import DecoderInputs, log_probabilities, sum_over_positions
+from ..token_logits import log_probabilities, sum_over_positions
 from .base import Loss, register_loss
 
 
 def masked_lm_loss(decoder: DecoderInputs, labels: torch.Tensor, num_tokens: torch.Tensor | float) -> torch.Tensor:
     """Cross-entropy of predicted tokens (BERT, arXiv 1810.04805).
 
-    Args:
-        decoder: What logits are made from.
-        labels: ``(positions,)``, the right tokens; positions with label -100 do not count.
-        num_tokens: What to divide by: the predicted positions of the whole accumulated batch.
+    The sum over positions, whose right tokens are ``labels`` ``(positions,)``, without those of -100, is divided by
+    ``num_tokens``, the predicted positions of the whole accumulated batch.
 
     Returns:
         A float32 scalar (float64 for float64 inputs), in nats.

@@ -19,10 +19,7 @@ from .base import Loss, LossSetting, register_loss
 def common_relation_heads(student_size: int, teacher_size: int, wanted: int) -> int:
     """The largest number of relation heads, at most ``wanted``, that divides both sizes.
 
-    Args:
-        student_size: Size of the student's queries, keys and values, over all attention heads.
-        teacher_size: The same for the teacher.
-        wanted: At most so many; MiniLMv2 takes 48 for teachers of size 768 and 64 for those of size 1024.
+    Sizes are those of queries over all attention heads. MiniLMv2 wants 48 for teachers of 768 and 64 for those of 1024.
 
     Raises:
         ValueError: If ``wanted`` is not positive.

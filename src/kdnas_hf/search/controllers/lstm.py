@@ -11,6 +11,7 @@ import torch
 from optuna.trial import FrozenTrial
 from torch import nn
 
+from ...utils.random_state import drawing
 from ..space import Architecture, SearchSpace
 from .base import ArchitectureSampler, architecture_of, is_feasible, value_of
 
@@ -145,8 +146,7 @@ class LSTMSampler(ArchitectureSampler):
         return self._fitted[1]
 
     def _fit(self, episode: int, measured: Sequence[FrozenTrial]) -> RewardPredictor:
-        with torch.random.fork_rng(devices=[]), _one_thread():
-            torch.manual_seed(self.random_for("predictor", episode).getrandbits(32))
+        with drawing(self.random_for("predictor", episode).getrandbits(32)), _one_thread():
             predictor = RewardPredictor(self.space)
             sequences = [
                 [
