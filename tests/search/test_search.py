@@ -396,6 +396,14 @@ def test_a_search_needs_no_hidden_states(tmp_path):
     assert result.students[0].r2 == pytest.approx(1 - result.students[0].loss)
 
 
+def test_the_full_distillation_may_have_stages_of_other_losses(tmp_path):
+    stages = [{"losses": "hidden_states", "max_steps": 4}, {"losses": "relations", "max_steps": 4, "trains": "layers:1"}]
+    result = tiny_search(tmp_path, num_episodes=1, stages=stages).run()
+    assert all(record.state == "complete" for record in result.records)
+    assert result.students[0].r2 == pytest.approx(1 - result.students[0].loss)  # of the last stage's relations
+    assert (tmp_path / "student" / "config.json").is_file()
+
+
 def test_a_warm_up_in_steps_is_refused_since_a_mini_kd_has_fewer(tmp_path):
     with pytest.raises(ValueError, match="warmup_steps=10 .* give warmup_fraction"):
         tiny_search(tmp_path, warmup_steps=10)
