@@ -397,7 +397,10 @@ def test_a_search_needs_no_hidden_states(tmp_path):
 
 
 def test_the_full_distillation_may_have_stages_of_other_losses(tmp_path):
-    stages = [{"losses": "hidden_states", "max_steps": 4}, {"losses": "relations", "max_steps": 4, "trains": "layers:1"}]
+    stages = [
+        {"losses": "hidden_states", "max_steps": 4},
+        {"losses": "relations", "max_steps": 4, "trains": "layers:1"},
+    ]
     result = tiny_search(tmp_path, num_episodes=1, stages=stages).run()
     assert all(record.state == "complete" for record in result.records)
     assert result.students[0].r2 == pytest.approx(1 - result.students[0].loss)  # of the last stage's relations
