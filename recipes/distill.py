@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         teacher = load_teacher(
             teacher_args.teacher,
             revision=teacher_args.teacher_revision,
-            head="masked_lm" if "masked_lm" in training_args.teacher_heads else None,
+            head=training_args.head_for_text(),
             check=lambda teacher: training_args.start.check(teacher.hidden_size, teacher.num_layers, shapes),
         )
         config = student_config(teacher, architecture)

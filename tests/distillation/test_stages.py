@@ -22,8 +22,9 @@ from kdnas_hf.students import InheritedWordEmbeddings, OccurringWordEmbeddings
 from tiny_teacher import make_teacher_model
 
 EVERYTHING = {
-    "losses": "hidden_states:1 cosine:0.5", "layer_mapping": "last", "dataset": "de", "trains": ["head", "layers:2"],
-    "max_steps": 3, "learning_rate": 1e-4, "lr_scheduler_type": "constant", "warmup_fraction": 0.1,
+    "losses": "hidden_states:1 cosine:0.5", "layer_mapping": "last", "dataset": "de",
+    "trains": ["embeddings", "layers:2"], "max_steps": 3, "learning_rate": 1e-4,
+    "lr_scheduler_type": "constant", "warmup_fraction": 0.1,
 }  # fmt: skip
 
 
@@ -64,6 +65,12 @@ def test_a_stage_that_makes_no_sense_is_refused_in_a_line(given, message, tmp_pa
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, stages=[given])
+
+
+@pytest.mark.parametrize("stage", [{"trains": "head"}, {"trains": "layers head", "losses": "cosine relations"}])
+def test_a_head_that_no_loss_of_the_stage_reads_is_refused(stage, tmp_path):
+    with pytest.raises(ValueError, match="stages: trains=head trains nothing by (hidden_states|cosine, relations); "):
+        arguments(tmp_path, stages=[{"losses": "masked_lm", "trains": "head"}, stage])
 
 
 @pytest.mark.parametrize("given", [[], 3, ""])
@@ -271,7 +278,6 @@ def test_a_finished_stage_is_not_repeated_without_checkpoints_either(undisturbed
     ("second", "message"),
     [
         ({"layer_mapping": "1:9"}, "names teacher layer 9"),
-        ({"trains": "head"}, "stages: trains='head' names nothing that this student has; leave it out"),
         ({"losses": "labels"}, "load a teacher that was fine-tuned on the task"),
         ({"losses": "logits"}, "needs a teacher with its masked language modeling head"),
         ({"dataset": "fr"}, "stages: dataset='fr' is not one of the texts de"),

@@ -356,6 +356,7 @@ def test_a_head_of_another_kind_is_refused_though_its_weights_fit(trained, token
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert type(load_teacher(str(tmp_path), head=trained).task_model) is kinds[trained]
+    assert type(load_teacher(str(tmp_path), head="task").task_model) is kinds[trained]
     (other,) = set(kinds) - {trained}
     with pytest.raises(ValueError, match=rf"no head for {other}, it is a Bert.*choose task_head='{trained}'"):
         load_teacher(str(tmp_path), head=other)
@@ -370,6 +371,10 @@ def test_a_fine_tuned_teacher_is_loaded_with_its_head(teacher_of_words, teacher_
         torch.testing.assert_close(loaded.task_model(ids).logits, teacher_of_words.task_model(ids).logits)
     with pytest.raises(ValueError, match=r"no head for sequence_classification .*fine-tune it on the task first"):
         load_teacher(str(teacher_path), head="sequence_classification")
+    with pytest.raises(
+        ValueError, match=r"no head for a task, it is a XLMRobertaModel; fine-tune it on the task first"
+    ):
+        load_teacher(str(teacher_path), head="task")
     with pytest.raises(ValueError, match="head='regression' is unknown"):
         load_teacher(str(tmp_path / "tuned"), head="regression")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from kdnas_hf import (
     Architecture,
@@ -146,6 +146,35 @@ def test_bad_input_leaves_nothing_behind(recipe, settings, tmp_path, changes, me
     with pytest.raises(ValueError, match=message):
         recipe.main([write(settings, tmp_path / "run", **changes)])
     recipe.main([write(settings, tmp_path / "run", max_steps=2)])  # not taken for another run
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"losses": ["hidden_state"]}, "losses: 'hidden_state' is unknown; did you mean 'hidden_states'"),
+        ({"losses": ["hidden_states:0"]}, "losses: the weight of 'hidden_states:0' is not a positive"),
+        ({"losses": ["hidden_states:-1"]}, "losses: the weight of 'hidden_states:-1' is not a positive"),
+        ({"losses": ["labels"]}, "losses: 'labels' reads the labels of a task's data, and text has none; leave it out"),
+        ({"stages": [{"losses": "soft_labels"}]}, "losses: 'soft_labels' reads the labels"),
+        ({"losses": ["logits"]}, r"has no masked language modeling head \(it is a .*\); choose a teacher that has one"),
+        ({"stages": [{"losses": "hidden_states"}, {"losses": "logits"}]}, "has no masked language modeling head"),
+        ({"stages": [{"loss": "cosine"}]}, "stages: 'loss' is not a field; did you mean 'losses'"),
+        ({"stages": [{"trains": []}]}, r"stages: trains=\[\] trains nothing"),
+        ({"stages": [{"trains": "head"}]}, "stages: trains=head trains nothing by hidden_states"),
+        ({"student_layers": [1, 5], "hidden_size": 32}, r"student_layers=\[1, 5\]: the teacher has layers 1 to 4"),
+        ({"student_layers": [1, 2]}, "hidden_size=16 cannot start as copies of layers of a teacher of hidden size 32"),
+        ({"student_init": "layers"}, "hidden_size=16 cannot start as copies"),
+        ({"fp16": True}, "fp16=true needs an accelerator; choose bf16=true on a CPU"),
+    ],
+)
+def test_bad_losses_stages_and_starts_are_one_line_before_the_teacher_is_loaded(
+    recipe, settings, tmp_path, changes, message, monkeypatch
+):
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    with pytest.raises(ValueError, match=message) as error:
+        recipe.main([write(settings, tmp_path / "run", **changes)])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_another_run_is_refused(recipe, settings, tmp_path):

@@ -13,7 +13,7 @@ from ..students import Start
 from ..utils.choices import check_choice
 from ..utils.hardware import bf16_pays_off
 from .contract import check_training_arguments
-from .losses import LOSSES, LossArguments, describe_losses, parse_losses
+from .losses import LOSSES, LossArguments, describe_losses, first_loss, parse_losses
 from .stages import Stage, parse_stages
 
 NORMALIZATIONS = ("standardize", "none")
@@ -147,6 +147,11 @@ class DistillationTrainingArguments(TrainingArguments, LossArguments):
         _ = self.loss_weights
         stages: Any = self.stages
         self.stages = None if stages is None else [stage.as_dict() for stage in parse_stages(stages) or []]  # type: ignore[misc]
+        for stage, losses in zip(self.stage_list, self.losses_of_stages, strict=True):
+            if "head" in stage.trains and not first_loss(losses, lambda loss: loss.student_head is not None):
+                raise ValueError(
+                    f"stages: trains=head trains nothing by {', '.join(losses)}; leave it out, or add a loss of a head."
+                )
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"warmup_fraction={self.warmup_fraction} is not in [0, 1).")
         if self.cpu_threads is not None and self.cpu_threads < 1:
@@ -205,7 +210,21 @@ class DistillationTrainingArguments(TrainingArguments, LossArguments):
         return torch.float32 if self.teacher_dtype == "float32" else None
 
     @property
-    def teacher_heads(self) -> set[str]:
-        """The heads that losses of any stage need of the teacher: ``masked_lm``, ``task``."""
-        names = {name for stage in self.stage_list for name in parse_losses(stage.losses or self.losses)}
-        return {head for name in names if (head := LOSSES[name].teacher_head) is not None}
+    def losses_of_stages(self) -> list[dict[str, float]]:
+        """The losses of each stage by name, with their weights."""
+        return [parse_losses(stage.losses or self.losses) for stage in self.stage_list]
+
+    def head_for_text(self) -> str | None:
+        """The head that a teacher needs where students learn from text without labels, None where it needs none.
+
+        Raises:
+            ValueError: If a loss reads the labels of a task's data.
+        """
+        names = [name for losses in self.losses_of_stages for name in losses]
+        labeled = first_loss(names, lambda loss: loss.uses_labels)
+        if labeled:
+            raise ValueError(
+                f"losses: {labeled!r} reads the labels of a task's data, and text has none; leave it out, or distil "
+                "on a task with recipes/evaluate.py --task_distillation true."
+            )
+        return next((head for name in names if (head := LOSSES[name].teacher_head)), None)

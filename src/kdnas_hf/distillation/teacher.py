@@ -17,7 +17,14 @@ from transformers import (
 
 from ..data import EMBEDDED_TEACHER_NAME, embedded_teacher
 from ..students import TeacherEmbeddings
-from ..students.task_heads import TASK_HEADS, has_task_head, load_task_model, load_with_head, task_head_of
+from ..students.task_heads import (
+    TASK_HEADS,
+    has_task_head,
+    load_task_model,
+    load_with_head,
+    said_task_head,
+    task_head_of,
+)
 from ..utils.attention import eager_attention, find_attention_projections, record_projections
 from ..utils.decoders import teacher_decoder_inputs
 from ..utils.dimensions import TeacherDimensions
@@ -27,6 +34,7 @@ from .teacher_outputs import Required, TeacherOutputs
 
 EMBEDDED = "embedded"  # what arguments call the embedded teacher
 MASKED_LM = "masked_lm"
+TASK = "task"
 
 
 class Teacher:
@@ -184,20 +192,26 @@ def load_teacher(
         name_or_path: Hub id or local directory of a BERT-like encoder, with or without a head; or ``embedded``, the
             teacher that comes with the extra ``demo``.
         revision: Branch, tag or commit on the Hub.
-        head: A head to load as well: ``masked_lm``, ``sequence_classification`` or ``token_classification``.
+        head: A head to load as well: ``masked_lm``, ``sequence_classification``, ``token_classification``, or ``task``
+            for whichever of the two it has.
         check: Called with the teacher's dimensions before its weights are loaded.
 
     Raises:
         ValueError: If the model is not a bidirectional encoder, or has no fast tokenizer, or lacks the head.
     """
-    if head not in (None, MASKED_LM, *TASK_HEADS):
-        raise ValueError(f"head={head!r} is unknown; choose from {', '.join((MASKED_LM, *TASK_HEADS))}.")
+    if head not in (None, MASKED_LM, TASK, *TASK_HEADS):
+        raise ValueError(f"head={head!r} is unknown; choose from {', '.join((MASKED_LM, TASK, *TASK_HEADS))}.")
     name = name_or_path
     if name_or_path == EMBEDDED:
         name, name_or_path, revision = EMBEDDED_TEACHER_NAME, str(embedded_teacher()), None
     config = encoder_config(name_or_path, revision)
     if check is not None:
         check(TeacherDimensions.from_config(config))
+    said = list(config.architectures or [])
+    if head == MASKED_LM and said and all(name.endswith("Model") and "LMHead" not in name for name in said):
+        raise _no_masked_lm(name_or_path, f"it is a {said[0]}")  # before its weights are read
+    if head == TASK:
+        head = said_task_head(name_or_path, config)
     tokenizer = load_tokenizer(name_or_path, revision)
     masked_lm = _load_masked_lm(name_or_path, revision) if head == MASKED_LM else None
     task_model = load_task_model(name_or_path, config, revision, head) if head in TASK_HEADS else None
@@ -215,7 +229,11 @@ def _load_masked_lm(name_or_path: str, revision: str | None) -> PreTrainedModel:
     try:
         return load_with_head(AutoModelForMaskedLM, name_or_path, revision)
     except ValueError as error:
-        raise ValueError(
-            f"teacher={name_or_path!r} has no masked language modeling head ({error}); choose a teacher that has "
-            "one, or leave the loss logits out."
-        ) from error
+        raise _no_masked_lm(name_or_path, error) from error
+
+
+def _no_masked_lm(name_or_path: str, why: object) -> ValueError:
+    return ValueError(
+        f"teacher={name_or_path!r} has no masked language modeling head ({why}); choose a teacher that has one, or "
+        "leave the losses that need it out."
+    )

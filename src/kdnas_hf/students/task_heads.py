@@ -61,6 +61,26 @@ def load_task_model(
         ) from error
 
 
+def said_task_head(name_or_path: str, config: PretrainedConfig) -> str:
+    """Which of `TASK_HEADS` a checkpoint has, as its configuration says.
+
+    Args:
+        name_or_path: What errors call it.
+        config: Its configuration.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    said = list(config.architectures or [])
+    for kind, ending in _ARCHITECTURES.items():
+        if any(name.endswith(ending) for name in said):
+            return kind
+    raise ValueError(
+        f"teacher={name_or_path!r} has no head for a task, it is a {' or '.join(said) or config.model_type}; fine-tune "
+        "it on the task first, as recipes/finetune.py does."
+    )
+
+
 def load_with_head(auto: Any, name_or_path: str, revision: str | None) -> PreTrainedModel:
     """Load a checkpoint with the head that it was trained with.
 
