@@ -372,3 +372,17 @@ def test_students_that_start_at_random_train_only_the_rows_that_occur(teacher, t
 def test_rows_that_do_not_occur_train_where_weights_decay(teacher, train_texts, tmp_path):
     trainer = make(teacher, tmp_path, train_texts.select(range(6)), student_init="random", weight_decay=0.1)
     assert isinstance(trainer.student.get_input_embeddings(), torch.nn.Embedding)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_students_multiply_in_bf16_where_it_is_asked_for_and_are_float32(bf16, teacher, train_texts, tmp_path):
+    trainer = make(teacher, tmp_path, train_texts, train_texts, students=("deep", "small"), bf16=bf16, max_steps=1)
+    dtypes = {name: set() for name in trainer.pool.members}
+    for name, member in trainer.pool.members.items():
+        for module in member.student.encoder.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(lambda *call, name=name: dtypes[name].add(call[-1].dtype))
+    trainer.train()
+    trainer.evaluate()
+    assert all(found == {torch.bfloat16 if bf16 else torch.float32} for found in dtypes.values())
+    assert {p.dtype for p in trainer.pool.parameters()} == {torch.float32}
