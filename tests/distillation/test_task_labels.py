@@ -358,7 +358,7 @@ def test_a_head_of_another_kind_is_refused_though_its_weights_fit(trained, token
     assert type(load_teacher(str(tmp_path), head=trained).task_model) is kinds[trained]
     assert type(load_teacher(str(tmp_path), head="task").task_model) is kinds[trained]
     (other,) = set(kinds) - {trained}
-    with pytest.raises(ValueError, match=rf"no head for {other}, it is a Bert.*choose task_head='{trained}'"):
+    with pytest.raises(ValueError, match=rf"no head for {other}, it is a Bert.*choose head='{trained}'"):
         load_teacher(str(tmp_path), head=other)
 
 
@@ -372,7 +372,7 @@ def test_a_fine_tuned_teacher_is_loaded_with_its_head(teacher_of_words, teacher_
     with pytest.raises(ValueError, match=r"no head for sequence_classification .*fine-tune it on the task first"):
         load_teacher(str(teacher_path), head="sequence_classification")
     with pytest.raises(
-        ValueError, match=r"no head for a task, it is a XLMRobertaModel; fine-tune it on the task first"
+        ValueError, match=r"no head for a task \(it is a XLMRobertaModel\); fine-tune it on the task first"
     ):
         load_teacher(str(teacher_path), head="task")
     with pytest.raises(ValueError, match="head='regression' is unknown"):

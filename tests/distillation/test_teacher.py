@@ -295,7 +295,7 @@ def test_a_head_that_is_not_there_is_refused(teacher_path):
         load_teacher(str(teacher_path), head="masked_lm")
     with pytest.raises(ValueError, match="has no head for token_classification .*; fine-tune it on the task first"):
         load_teacher(str(teacher_path), head="token_classification")
-    with pytest.raises(ValueError, match=r"head='tokens' is unknown; choose from masked_lm, task, sequence"):
+    with pytest.raises(ValueError, match=r"head='tokens' is unknown; choose from task, masked_lm, sequence"):
         load_teacher(str(teacher_path), head="tokens")
 
 

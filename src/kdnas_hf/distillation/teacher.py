@@ -9,22 +9,11 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModelForMaskedLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data import EMBEDDED_TEACHER_NAME, embedded_teacher
 from ..students import TeacherEmbeddings
-from ..students.task_heads import (
-    TASK_HEADS,
-    has_task_head,
-    load_task_model,
-    load_with_head,
-    said_task_head,
-    task_head_of,
-)
+from ..students.task_heads import MASKED_LM, check_head, has_task_head, load_head, task_head_of
 from ..utils.attention import eager_attention, find_attention_projections, record_projections
 from ..utils.decoders import teacher_decoder_inputs
 from ..utils.dimensions import TeacherDimensions
@@ -33,8 +22,6 @@ from ..utils.tokenizers import load_tokenizer
 from .teacher_outputs import Required, TeacherOutputs
 
 EMBEDDED = "embedded"  # what arguments call the embedded teacher
-MASKED_LM = "masked_lm"
-TASK = "task"
 
 
 class Teacher:
@@ -174,11 +161,6 @@ class Teacher:
         """Hidden states of some layers, counted from 1: for each ``(batch, sequence, hidden_size)``."""
         return self(input_ids, attention_mask, Required(hidden_states=frozenset(layers))).hidden_states
 
-    @cached_property
-    def attention_projections(self) -> list[tuple[nn.Module, ...]]:
-        """Each layer's maps to queries, keys and values, first layer first."""
-        return find_attention_projections(self.model, self.dimensions.num_layers)
-
 
 def load_teacher(
     name_or_path: str,
@@ -199,41 +181,20 @@ def load_teacher(
     Raises:
         ValueError: If the model is not a bidirectional encoder, or has no fast tokenizer, or lacks the head.
     """
-    if head not in (None, MASKED_LM, TASK, *TASK_HEADS):
-        raise ValueError(f"head={head!r} is unknown; choose from {', '.join((MASKED_LM, TASK, *TASK_HEADS))}.")
     name = name_or_path
     if name_or_path == EMBEDDED:
         name, name_or_path, revision = EMBEDDED_TEACHER_NAME, str(embedded_teacher()), None
     config = encoder_config(name_or_path, revision)
     if check is not None:
         check(TeacherDimensions.from_config(config))
-    said = list(config.architectures or [])
-    if head == MASKED_LM and said and all(name.endswith("Model") and "LMHead" not in name for name in said):
-        raise _no_masked_lm(name_or_path, f"it is a {said[0]}")  # before its weights are read
-    if head == TASK:
-        head = said_task_head(name_or_path, config)
+    if head is not None:
+        head = check_head(name_or_path, config, head)
     tokenizer = load_tokenizer(name_or_path, revision)
-    masked_lm = _load_masked_lm(name_or_path, revision) if head == MASKED_LM else None
-    task_model = load_task_model(name_or_path, config, revision, head) if head in TASK_HEADS else None
-    whole = masked_lm or task_model
+    whole = load_head(name_or_path, revision, head) if head else None
     model = cast(PreTrainedModel, whole.base_model) if whole else load_encoder(name_or_path, config, revision)
     check_sees_both_ways(name_or_path, model, tokenizer)
     rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > rows:
         difference = f"the tokenizer has {len(tokenizer)} tokens, the model only {rows} embeddings"
         raise ValueError(f"teacher={name_or_path!r}: {difference}; they do not belong together.")
-    return Teacher(model, tokenizer, name=name, masked_lm=masked_lm, task_model=task_model)
-
-
-def _load_masked_lm(name_or_path: str, revision: str | None) -> PreTrainedModel:
-    try:
-        return load_with_head(AutoModelForMaskedLM, name_or_path, revision)
-    except ValueError as error:
-        raise _no_masked_lm(name_or_path, error) from error
-
-
-def _no_masked_lm(name_or_path: str, why: object) -> ValueError:
-    return ValueError(
-        f"teacher={name_or_path!r} has no masked language modeling head ({why}); choose a teacher that has one, or "
-        "leave the losses that need it out."
-    )
+    return Teacher(model, tokenizer, name=name, **{"masked_lm" if head == MASKED_LM else "task_model": whole})

@@ -1,4 +1,4 @@
-"""Heads for a task's classes: the fine-tuned teacher's, and one like it on a student."""
+"""Heads of a teacher's checkpoint, and for a task's classes one like it on a student."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PretrainedConfig,
@@ -16,86 +17,74 @@ from ..utils.random_state import drawing
 from .configuration_kdnas import KDNASConfig
 from .modeling_kdnas import KDNASForSequenceClassification, KDNASForTokenClassification, KDNASModel
 
+MASKED_LM = "masked_lm"
+TASK = "task"  # whichever of the following a checkpoint has
 SEQUENCE_CLASSIFICATION = "sequence_classification"
 TOKEN_CLASSIFICATION = "token_classification"
 TASK_HEADS: dict[str, Any] = {
     SEQUENCE_CLASSIFICATION: AutoModelForSequenceClassification,
     TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
 }
+HEADS: dict[str, Any] = {MASKED_LM: AutoModelForMaskedLM, **TASK_HEADS}
 _ARCHITECTURES = {SEQUENCE_CLASSIFICATION: "ForSequenceClassification", TOKEN_CLASSIFICATION: "ForTokenClassification"}
 
 TaskStudent = KDNASForSequenceClassification | KDNASForTokenClassification
 
 
-def load_task_model(
-    name_or_path: str, config: PretrainedConfig, revision: str | None, task_head: str
-) -> PreTrainedModel:
-    """Load an encoder that was fine-tuned on a task, with its head.
+def check_head(name_or_path: str, config: PretrainedConfig, head: str) -> str:
+    """The kind of a head that is wanted of a checkpoint, told by its configuration before its weights are read.
 
     Args:
-        name_or_path: Hub id or local directory.
+        name_or_path: Hub id or local directory, for errors.
         config: Its configuration.
-        revision: Branch, tag or commit on the Hub.
-        task_head: One of `TASK_HEADS`.
+        head: One of `HEADS`, or ``task`` for whichever of `TASK_HEADS` it has.
 
     Raises:
-        ValueError: If the kind of head is unknown, or the checkpoint has none of it.
+        ValueError: If the kind is unknown, or the checkpoint says that it has none of it.
     """
-    if task_head not in TASK_HEADS:
-        raise ValueError(f"task_head={task_head!r} is unknown; choose from {', '.join(TASK_HEADS)}.")
-    # by what the checkpoint says it is: heads of both kinds may have weights of the same names, as BERT's have
+    if head != TASK and head not in HEADS:
+        raise ValueError(f"head={head!r} is unknown; choose from {', '.join((TASK, *HEADS))}.")
     said = list(config.architectures or [])
-    others = [kind for kind, ending in _ARCHITECTURES.items() if any(name.endswith(ending) for name in said)]
-    if others and task_head not in others:
+    # heads of both kinds may have weights of the same names, as BERT's have
+    kinds = [kind for kind, ending in _ARCHITECTURES.items() if any(name.endswith(ending) for name in said)]
+    if head == TASK and kinds:
+        return kinds[0]
+    if head in TASK_HEADS and kinds and head not in kinds:
         raise ValueError(
-            f"teacher={name_or_path!r} has no head for {task_head}, it is a {said[0]}; choose task_head={others[0]!r}."
+            f"teacher={name_or_path!r} has no head for {head}, it is a {said[0]}; choose head={kinds[0]!r}."
         )
-    try:
-        if said and not others:
-            raise ValueError(f"it is a {said[0]}")
-        return load_with_head(TASK_HEADS[task_head], name_or_path, revision)
-    except ValueError as error:
-        raise ValueError(
-            f"teacher={name_or_path!r} has no head for {task_head} ({error}); fine-tune it on the task first, as "
-            "recipes/finetune.py does."
-        ) from error
+    bare = said and all(name.endswith("Model") and "LMHead" not in name for name in said)
+    if head == TASK or bare or (said and head in TASK_HEADS and not kinds):
+        raise _no_head(name_or_path, head, f"it is a {said[0] if said else config.model_type}")
+    return head
 
 
-def said_task_head(name_or_path: str, config: PretrainedConfig) -> str:
-    """Which of `TASK_HEADS` a checkpoint has, as its configuration says.
-
-    Args:
-        name_or_path: What errors call it.
-        config: Its configuration.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    said = list(config.architectures or [])
-    for kind, ending in _ARCHITECTURES.items():
-        if any(name.endswith(ending) for name in said):
-            return kind
-    raise ValueError(
-        f"teacher={name_or_path!r} has no head for a task, it is a {' or '.join(said) or config.model_type}; fine-tune "
-        "it on the task first, as recipes/finetune.py does."
-    )
-
-
-def load_with_head(auto: Any, name_or_path: str, revision: str | None) -> PreTrainedModel:
+def load_head(name_or_path: str, revision: str | None, head: str) -> PreTrainedModel:
     """Load a checkpoint with the head that it was trained with.
 
     Args:
-        auto: Class of `transformers` for models with such a head.
         name_or_path: Hub id or local directory.
         revision: Branch, tag or commit on the Hub.
+        head: One of `HEADS`.
 
     Raises:
-        ValueError: If it has none of the kind; the message is what is missing.
+        ValueError: If weights of the head are missing.
     """
-    model, info = auto.from_pretrained(name_or_path, revision=revision, dtype=torch.float32, output_loading_info=True)
+    model, info = HEADS[head].from_pretrained(
+        name_or_path, revision=revision, dtype=torch.float32, output_loading_info=True
+    )
     if info["missing_keys"]:
-        raise ValueError(min(info["missing_keys"]))
+        raise _no_head(name_or_path, head, min(info["missing_keys"]))
     return model
+
+
+def _no_head(name_or_path: str, head: str, why: str) -> ValueError:
+    if head == MASKED_LM:
+        remedy = "choose a teacher that has one, or leave the losses that need it out."
+        return ValueError(f"teacher={name_or_path!r} has no masked language modeling head ({why}); {remedy}")
+    remedy = "fine-tune it on the task first, as recipes/finetune.py does."
+    what = "a task" if head == TASK else head
+    return ValueError(f"teacher={name_or_path!r} has no head for {what} ({why}); {remedy}")
 
 
 def has_task_head(model: PreTrainedModel) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ...utils.attention import find_attention_projections
 from ..batch import DistillationBatch
 from ..layer_mapping import LayerPair
 from ..student_outputs import StudentOutputs, encoder_of
@@ -112,7 +113,7 @@ class RelationsLoss(Loss):
             raise ValueError(
                 f"relation_teacher_layer={args.relation_teacher_layer}: the teacher has layers 1 to {deepest}."
             )
-        _ = teacher.attention_projections  # raises where the teacher's are not found
+        find_attention_projections(teacher.model, teacher.dimensions.num_layers)  # raises where there are none
         return Required(queries_keys_values=frozenset({args.relation_teacher_layer or deepest}))
 
     def forward(self, student: StudentOutputs, batch: DistillationBatch) -> torch.Tensor:
