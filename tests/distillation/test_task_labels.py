@@ -133,12 +133,12 @@ def test_labels_are_the_cross_entropy():
 def test_a_student_learns_the_task(kind, losses, tokenizer, tmp_path):
     teacher = task_teacher(tokenizer, kind)
     # texts enough that hardly one is read often: learnt by heart, labels make the loss of other texts rise
-    texts, heldout = labelled(teacher, 1024, 1, kind), labelled(teacher, 64, 2, kind)
-    trainer = make(teacher, tmp_path, texts, heldout, losses=[losses], max_steps=240, learning_rate=1e-2)
+    texts, heldout = labelled(teacher, 2048, 1, kind), labelled(teacher, 256, 2, kind)
+    trainer = make(teacher, tmp_path, texts, heldout, losses=[losses], max_steps=480, learning_rate=3e-3)
     before = trainer.evaluate()
     trainer.train()
     after = trainer.evaluate()
-    assert after["eval_accuracy"] > 0.42  # a third by chance; before, a head drawn at random may be lucky
+    assert after["eval_accuracy"] > max(before["eval_accuracy"], 0.34) + 0.08  # a third by chance
     for name in ("soft_labels", "labels"):
         if name in losses.split(":")[0].split() or f" {name}" in losses:
             assert after[f"eval_{name}_loss"] < before[f"eval_{name}_loss"]
