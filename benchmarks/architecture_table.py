@@ -37,7 +37,7 @@ from distillation_setting import (
     make_trainer,
     training_arguments,
 )
-from kdnas_hf import Architecture, LatencyBenchmark, SearchSpace, StudentPool, student_config
+from kdnas_hf import Architecture, LatencyBenchmark, SearchSpace, student_config
 from kdnas_hf.latency import stand_in
 from kdnas_hf.search.space import CHOICES
 from kdnas_hf.students import KDNASModel
@@ -87,8 +87,7 @@ def distil(setting: Setting, pool: Sequence[Architecture], seed: int) -> list[di
     with tempfile.TemporaryDirectory() as folder:
         training = training_arguments(folder, seed, {"learning_rate": 3e-3, "num_train_epochs": 1})
         configs = {f"a{i}": student_config(setting.teacher, architecture) for i, architecture in enumerate(pool)}
-        students = StudentPool.create(configs, setting.teacher, training)
-        trainer = make_trainer(setting, students, training, callbacks=[ReadLearningCurve()])
+        trainer = make_trainer(setting, configs, training, callbacks=[ReadLearningCurve()])
         trainer.train()
     readings = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     rows = []
@@ -100,7 +99,7 @@ def distil(setting: Setting, pool: Sequence[Architecture], seed: int) -> list[di
             row[f"loss_{reading['step']}"] = round(reading[f"{prefix}last_layer_loss"], 5)
             row[f"r2_{reading['step']}"] = round(reading[f"{prefix}r2"], 5)
         rows.append(row)
-    del trainer, students
+    del trainer
     gc.collect()
     return rows
 

@@ -18,6 +18,7 @@ from kdnas_hf import (
     DataArguments,
     DistillationTrainer,
     DistillationTrainingArguments,
+    StudentPool,
     Teacher,
     bf16_pays_off,
     load_corpus,
@@ -107,7 +108,12 @@ def training_arguments(folder: str | Path, seed: int, recipe: Mapping[str, Any])
 def make_trainer(
     setting: Setting, model: Any, args: DistillationTrainingArguments, **kwargs: Any
 ) -> DistillationTrainer:
-    """A trainer on a setting's texts, unless others are given, that prints nothing between the lines of a table."""
+    """A trainer on a setting's texts, unless others are given, that prints nothing between the lines of a table.
+
+    ``model`` is what a `DistillationTrainer` takes, or several students by name, which become a pool.
+    """
+    if isinstance(model, Mapping):
+        model = StudentPool.create(model, setting.teacher, args)
     texts = {"train_dataset": setting.train, "eval_dataset": setting.heldout}
     trainer = DistillationTrainer(model=model, teacher=setting.teacher, args=args, **texts | kwargs)
     trainer.remove_callback(PrinterCallback)

@@ -266,8 +266,7 @@ def train_for_memory(args: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             training = training_arguments(folder, args.seed, {"max_steps": MEMORY_STEPS})
             before = start_counting_memory()
-            pool = StudentPool.create(students, setting.teacher, training)
-            trainer = make_trainer(setting, pool, training, train_dataset=texts, eval_dataset=None)
+            trainer = make_trainer(setting, students, training, train_dataset=texts, eval_dataset=None)
             saved = SavedMemory(trainer.pool)
             with saved.watch() if watched else contextlib.nullcontext():
                 trainer.train()
@@ -275,7 +274,7 @@ def train_for_memory(args: argparse.Namespace) -> None:
                 found["saved"] = saved.peak
             else:
                 found |= {"before": before, "peak": peak_memory(), "state": training_state_bytes(trainer)}
-        del trainer, pool, saved
+        del trainer, saved
         gc.collect()
     print(json.dumps(found))
 

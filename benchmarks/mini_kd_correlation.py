@@ -33,7 +33,7 @@ from distillation_setting import (
     make_trainer,
     training_arguments,
 )
-from kdnas_hf import LatencyBenchmark, SearchSpace, StudentPool, student_config
+from kdnas_hf import LatencyBenchmark, SearchSpace, student_config
 from kdnas_hf.latency import LatencyMeasurement, stand_in
 from kdnas_hf.search import REWARDS, Reward
 from kdnas_hf.search.reward import earlier_step
@@ -81,8 +81,7 @@ def distil(
     with tempfile.TemporaryDirectory() as folder:
         training = training_arguments(folder, seed, {"max_steps": steps})
         started = time.monotonic()
-        pool = StudentPool.create(configs, setting.teacher, training)
-        trainer = make_trainer(setting, pool, training, callbacks=[EvaluateEarlier()])
+        trainer = make_trainer(setting, configs, training, callbacks=[EvaluateEarlier()])
         trainer.train()
         metrics = trainer.evaluate()
         minutes = (time.monotonic() - started) / 60
@@ -97,7 +96,7 @@ def distil(
         outcome.promised.append(promised)
         outcome.reward.append(reward(metrics[key], *latencies))
         outcome.extrapolated.append(reward(promised, *latencies))
-    del trainer, pool
+    del trainer
     gc.collect()
     return outcome
 

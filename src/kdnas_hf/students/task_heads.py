@@ -53,8 +53,11 @@ def check_head(name_or_path: str, config: PretrainedConfig, head: str) -> str:
         raise ValueError(
             f"teacher={name_or_path!r} has no head for {head}, it is a {said[0]}; choose head={kinds[0]!r}."
         )
-    bare = said and all(name.endswith("Model") and "LMHead" not in name for name in said)
-    if head == TASK or bare or (said and head in TASK_HEADS and not kinds):
+    if head == MASKED_LM:
+        lacks = bool(said) and all(name.endswith("Model") and "LMHead" not in name for name in said)
+    else:
+        lacks = not kinds and (head == TASK or bool(said))
+    if lacks:
         raise _no_head(name_or_path, head, f"it is a {said[0] if said else config.model_type}")
     return head
 
