@@ -27,7 +27,7 @@ from .search import ArchitectureSearch, SearchError
 from .shared_study import SharedStudy
 from .space import SearchSpace
 from .storage import StorageError
-from .student_arguments import StudentArguments
+from .architecture import StudentArguments
 from .study import SearchStudy
 
 __all__ = [
