@@ -39,7 +39,7 @@ from kdnas_hf.search.controllers import (
     distributions,
     posterior,
 )
-from kdnas_hf.search.controllers.gaussian_process import ArchitectureFeatures, GaussianProcess
+from kdnas_hf.search.controllers.bayesian import ArchitectureFeatures, GaussianProcess
 from kdnas_hf.search.space import CHOICES
 from kdnas_hf.search.trial import COMPLETE, DIVERGED, Trial
 

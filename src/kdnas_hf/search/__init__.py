@@ -1,6 +1,6 @@
 """How a student's shape is found."""
 
-from .architecture import Architecture
+from .architecture import Architecture, StudentArguments
 from .arguments import SearchArguments
 from .budgets import LatencyBudget, parse_latency
 from .callback import Candidate, NASSearchCallback
@@ -9,11 +9,8 @@ from .configuration import training_configuration
 from .controllers import (
     CONTROLLERS,
     ArchitectureSampler,
-    BayesianSampler,
     EpsilonSchedule,
     LSTMSampler,
-    OptunaSampler,
-    RewardPredictor,
     make_controller,
 )
 from .front import FrontUncertainty, front_uncertainty, pareto_front
@@ -27,7 +24,6 @@ from .search import ArchitectureSearch, SearchError
 from .shared_study import SharedStudy
 from .space import SearchSpace
 from .storage import StorageError
-from .architecture import StudentArguments
 from .study import SearchStudy
 
 __all__ = [
@@ -37,7 +33,6 @@ __all__ = [
     "ArchitectureRecord",
     "ArchitectureSampler",
     "ArchitectureSearch",
-    "BayesianSampler",
     "Candidate",
     "DistilledStudent",
     "EpsilonSchedule",
@@ -47,9 +42,7 @@ __all__ = [
     "LatencyModel",
     "Ledger",
     "NASSearchCallback",
-    "OptunaSampler",
     "Reward",
-    "RewardPredictor",
     "SearchArguments",
     "SearchError",
     "SearchResult",
