@@ -5,7 +5,7 @@
 from dataclasses import dataclass, field
 
 from ..export.backends import get_backend
-from ..latency import LatencyBenchmark
+from ..latency import LatencyBenchmark, parse_lengths
 from ..utils.choices import check_choice
 from .budgets import Budget, parse_budgets, parse_latency
 from .controllers import CONTROLLERS, PARETO_CONTROLLERS, EpsilonSchedule
@@ -219,6 +219,7 @@ class SearchArguments:
         check_choice("controller", self.controller, CONTROLLERS)
         check_choice("objective", self.objective, ("reward", "pareto"))
         check_choice("reward", self.reward, REWARDS)
+        check_choice("latency_measure", self.latency_measure, ("latency", "throughput"))
         if self.objective == "pareto":
             if self.controller not in PARETO_CONTROLLERS:
                 raise ValueError(
@@ -314,11 +315,12 @@ class SearchArguments:
 
     @property
     def latency_benchmark(self) -> LatencyBenchmark:
-        """Measures latency as these arguments say."""
+        """Measures latency as these arguments say; ValueError, naming the field, if it cannot."""
         return LatencyBenchmark(
             batch_size=self.latency_batch_size,
-            sequence_length=self.latency_sequence_length,
+            sequence_length=parse_lengths(self.latency_lengths) if self.latency_lengths else self.latency_sequence_length,
             threads=self.latency_threads,
             repeats=self.latency_repeats,
             device=self.latency_device,
+            throughput=self.latency_measure == "throughput",
         )

@@ -10,6 +10,7 @@ from typing import Any
 from ..distillation import DistillationTrainingArguments, Required, Teacher
 from ..distillation.pool import required_by
 from ..export import get_backend, require_runtime
+from ..latency import shares_of
 from ..students import KDNASConfig, check_copyable
 from ..students.vocabulary_trimming import check_trimmable
 from ..utils.run_directory import refuse_other_run
@@ -59,7 +60,7 @@ def check_search(
         check_copyable(teacher.model)
     required = required_by(training_args, teacher, list(space.num_hidden_layers))
     check_kept_layers(space, teacher_shape(teacher), training_args)
-    sequence = args.latency_benchmark.longest
+    sequence = max(shares_of(args.latency_benchmark.sequence_length))
     example = student_config(teacher, example_of(space))
     check_length(f"latency_sequence_length={sequence} is too long; choose", sequence, example)
     if configuration is not None:

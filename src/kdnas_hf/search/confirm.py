@@ -19,7 +19,7 @@ from .architecture import Architecture
 from .budgets import Budget
 from .controllers import posterior
 from .mini_kd import MiniKD
-from .result import Confirmation
+from .result import RANDOM, SEARCH, Confirmation
 from .rules import Predict, random_architectures, rules_of_thumb
 from .setting import SearchSetting
 from .trial import Trial
@@ -27,7 +27,6 @@ from .trial import Trial
 logger = logging.get_logger(__name__)
 
 FOLDER = "confirmation"
-SEARCH, RANDOM = "search", "random"  # origins
 TIMED_FOR_EACH = 2  # finalists that are timed for each that is distilled: some miss the budget when timed closely
 MORE_CALLS = 3  # times the calls of the search
 
@@ -134,7 +133,14 @@ def _able(confirmed: Sequence[Confirmation], budget: Budget) -> list[Confirmatio
 def _unconfirmed(trial: Trial) -> Confirmation:
     assert trial.quality is not None
     assert trial.latency is not None
-    return Confirmation(trial.architecture, SEARCH, (trial.quality,), trial.latency, trial.costs, trial.number)
+    return Confirmation(
+        architecture=trial.architecture,
+        origin=SEARCH,
+        qualities=(trial.quality,),
+        latency=trial.latency,
+        costs=trial.costs,
+        trial=trial.number,
+    )
 
 
 def _contestants(
@@ -154,8 +160,10 @@ def _contestants(
         shapes += [(RANDOM, one, None) for one in drawn]
     timed = time([architecture for _, architecture, _ in shapes])
     all_of_them = [
-        Confirmation(architecture, origin, (), *measured, number)
-        for (origin, architecture, number), measured in zip(shapes, timed, strict=True)
+        Confirmation(
+            architecture=architecture, origin=origin, qualities=(), latency=latency, costs=costs, trial=number
+        )
+        for (origin, architecture, number), (latency, costs) in zip(shapes, timed, strict=True)
     ]
     kept: list[Confirmation] = []
     for budget in args.budgets or [setting.budget]:

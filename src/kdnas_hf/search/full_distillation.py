@@ -14,10 +14,9 @@ from ..distillation import DistillationTrainer, HiddenStateStatistics, distill
 from ..distillation.stored_targets import CACHE_FOLDER
 from ..utils.atomic_files import remove_leftovers, replace_directory, write_atomically
 from .callback import read_qualities
-from .result import Confirmation, DistilledStudent
+from .result import RESULTS_FILE, Confirmation, DistilledStudent
 from .setting import SearchSetting
 
-RESULTS_FILE = "distillation.json"
 LOG_FILE = "distillation_log.json"
 STUDENT_FOLDER = "student"
 FOLDER = "distillation"

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from .architecture import Architecture
-from .controllers.rules_of_thumb import even_layers
+from .controllers.rules_of_thumb import evenly_spaced
 from .space import SearchSpace
 
 NEURON_STEP = 64  # feed-forward sizes that are tried are multiples of it
@@ -43,7 +43,7 @@ def rules_of_thumb(
         if able and able[-1] not in found.values():
             best = able[-1]
             if space.teacher_layers and best.hidden_size == teacher.hidden_size:
-                best = replace(best, teacher_layers=even_layers(best.num_hidden_layers, teacher.num_hidden_layers))
+                best = replace(best, teacher_layers=evenly_spaced(best.num_hidden_layers, teacher.num_hidden_layers))
             found[name] = best
     return dict(list(found.items())[:count])
 

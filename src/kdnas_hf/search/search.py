@@ -18,10 +18,10 @@ from transformers.utils import logging
 from ..data.batching import digest_of_texts, text_lengths
 from ..distillation import DistillationTrainingArguments, Teacher
 from ..latency import DeviceFingerprint, Latency, LatencyBenchmark
-from ..utils.run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration
+from ..utils.run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration, settled
 from .architecture import Architecture
 from .arguments import SearchArguments
-from .budgets import Budget, shape_costs
+from .budgets import Budget
 from .callback import NASSearchCallback
 from .checks import check_length, check_search, example_of
 from .configuration import resolve_configuration
@@ -29,8 +29,9 @@ from .confirm import MORE_CALLS, choose, confirm, finalists
 from .controllers import ArchitectureSampler, load_hand_list, make_controller
 from .full_distillation import SearchError, clean_up, distill_chosen, distilled_before, read_log
 from .latencies import ArchitectureLatencies
-from .latency_design import LatencyDesign
+from .latency_model import LatencyModel
 from .mini_kd import MiniKD
+from .predicted_budget import PredictedBudget
 from .report import write_report
 from .result import Confirmation, SearchResult
 from .reward import HeldoutQuality, Quality, RewardFunction
@@ -199,7 +200,9 @@ class ArchitectureSearch:
             setting.cost.add("total", time.monotonic() - started)
             if setting.args.storage is not None:
                 setting.cost.add("storage", study.storage_seconds)
-            write_report(result, setting)
+            write_report(
+                result, setting.args, setting.teacher.name, setting.reward, setting.space.size, setting.quality.label
+            )
         return result
 
     @contextmanager
@@ -225,7 +228,7 @@ class ArchitectureSearch:
             study = SearchStudy(
                 self.folder,
                 self._controller(),
-                self.configuration,
+                settled(self.configuration),
                 budget=self.setting.budget,
                 objective=args.objective,
                 storage=args.storage,
@@ -258,6 +261,24 @@ class ArchitectureSearch:
         )
 
     # ---- ask, filter by budget, measure, tell ----
+
+    def _look_at_budgets(self, study: SearchStudy) -> None:
+        """Time a design of shapes, and let the controller propose only what is expected to meet the budget."""
+        predicted = PredictedBudget(self.setting.space, self.setting.budget, self.latencies)
+        with self.setting.cost.clock("design"):
+            while (rows := study.remembered(DESIGN)) is None:
+                if study.acquire(DESIGN):
+                    study.remember(DESIGN, predicted.time())
+                    study.finish(DESIGN)
+                else:  # another worker times
+                    time.sleep(study.poll_seconds)
+        predicted.fit(rows)
+
+        def admits(architectures: Sequence[Architecture]) -> np.ndarray:
+            allowed = [all(allow(one) for allow in self.predicates) for one in architectures]
+            return predicted.admits(architectures) & np.array(allowed, dtype=bool)
+
+        study.sampler.admits = admits
 
     def _search(self, study: SearchStudy | None) -> None:
         setting = self.setting
@@ -299,7 +320,7 @@ class ArchitectureSearch:
         if args.max_hours is not None and spent > 3600 * args.max_hours:
             logger.info(f"max_hours={args.max_hours:g} are spent; the search ends with what it has.")
             return True
-        promise = study.promise() if args.min_improvement else None
+        promise = study.sampler.promise(study.study, len(study.study.trials)) if args.min_improvement else None
         if promise is not None and promise < args.min_improvement:
             logger.info(f"the next candidate is expected to improve the best reward by {promise:.2%}: enough.")
             return True
@@ -331,14 +352,8 @@ class ArchitectureSearch:
         return [] if all(study.is_finished(trial.number) for trial in trained) else trained
 
     def _costs(self, architecture: Architecture) -> dict[str, float]:
-        args = self.setting.args
-        costs = shape_costs(
-            self.setting.student_config(architecture),
-            self.latencies.backend,
-            args.latency_batch_size,
-            args.latency_sequence_length,
-        )
-        if np.isfinite(self.setting.budget.memory_mb):
+        costs = {name: float(values[0]) for name, values in self.latencies.shape_costs([architecture]).items()}
+        if "memory_mb" in self.setting.budget.limits:
             costs["memory_mb"] = self.latencies.measure_memory({0: architecture})[0]
         return costs
 
@@ -364,7 +379,15 @@ class ArchitectureSearch:
                 f"none of the measured architectures meets the budget: {str(widest) or 'any latency'} (or all of them "
                 "diverged); allow smaller shapes in the search space, or a smaller speedup or a larger latency_budget."
             )
-        return confirm(setting, setting.on_main(study), self.mini_kd, best, self._time_closely, self.predict)
+        predict = None if study is None else self._latency_model(study)
+        return confirm(setting, setting.on_main(study), self.mini_kd, best, self._time_closely, predict)
+
+    def _latency_model(self, study: SearchStudy) -> LatencyModel | None:
+        """Predicts latencies as shares of the teacher's, from all that was timed."""
+        rows = study.remembered(DESIGN) or []
+        timed = {Architecture(**row["architecture"]): Latency(*row["latency"]) for row in rows}
+        timed |= {trial.architecture: trial.latency for trial in study.trials() if trial.latency is not None}
+        return LatencyModel.fit({one: 1 / latency.speedup for one, latency in timed.items()}) if len(timed) > 1 else None
 
     def _time_closely(self, shapes: Sequence[Architecture]) -> list[tuple[Latency, Mapping[str, float]]]:
         with self.setting.cost.clock("confirmation"):
