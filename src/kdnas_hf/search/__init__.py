@@ -2,7 +2,7 @@
 
 from .architecture import Architecture
 from .arguments import SearchArguments
-from .budgets import LatencyBudget, parse_latency
+from .budgets import Budget, LatencyBudget, parse_latency
 from .callback import Candidate, NASSearchCallback
 from .checks import check_search, student_config
 from .configuration import training_configuration
@@ -16,12 +16,11 @@ from .controllers import (
     RewardPredictor,
     make_controller,
 )
-from .front import FrontUncertainty, front_uncertainty, pareto_front
 from .halving import SuccessiveHalving
 from .latency_model import LatencyModel
 from .ledger import ArchitectureRecord, Ledger
-from .report import recommend
-from .result import DistilledStudent, SearchResult
+from .report import Comparison, compare, recommend
+from .result import Confirmation, DistilledStudent, SearchResult, best_quality, pareto_front
 from .reward import REWARDS, Reward
 from .search import ArchitectureSearch, SearchError
 from .shared_study import SharedStudy
@@ -29,6 +28,7 @@ from .space import SearchSpace
 from .storage import StorageError
 from .student_arguments import StudentArguments
 from .study import SearchStudy
+from .trial import Trial
 
 __all__ = [
     "CONTROLLERS",
@@ -38,10 +38,12 @@ __all__ = [
     "ArchitectureSampler",
     "ArchitectureSearch",
     "BayesianSampler",
+    "Budget",
     "Candidate",
+    "Comparison",
+    "Confirmation",
     "DistilledStudent",
     "EpsilonSchedule",
-    "FrontUncertainty",
     "LSTMSampler",
     "LatencyBudget",
     "LatencyModel",
@@ -59,8 +61,10 @@ __all__ = [
     "StorageError",
     "StudentArguments",
     "SuccessiveHalving",
+    "Trial",
+    "best_quality",
     "check_search",
-    "front_uncertainty",
+    "compare",
     "make_controller",
     "pareto_front",
     "parse_latency",
