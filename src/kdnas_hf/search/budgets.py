@@ -109,3 +109,108 @@ def parse_budgets(speedups: list[float] | None, latencies: list[str] | None) -> 
         *(LatencyBudget(speedup=one) for one in sorted(set(speedups or []))),
         *(LatencyBudget(latency_ms=one) for one in allowed),
     ]
+
+
+# SHIM
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+# how a value is written, and what it is divided by for that
+_WRITTEN = {
+    "speedup": ("{:.6g}x", 1),
+    "latency_ms": ("{:.6g} ms", 1),
+    "parameters": ("{:.6g}M parameters", 1e6),
+    "encoder_parameters": ("{:.6g}M encoder parameters", 1e6),
+    "size_mb": ("{:.6g} MB", 1),
+    "memory_mb": ("{:.6g} MB memory", 1),
+    "flops": ("{:.6g} GFLOP", 1e9),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits on a student's costs. An infinite limit is none, and neither is a speed-up of 0.
+
+    Args:
+        speedup: How many times faster than the teacher, at least.
+        latency_ms: Median latency, in milliseconds, at most.
+        parameters: Parameters of the encoder with its embeddings, at most.
+        encoder_parameters: Parameters of all layers, without embeddings, at most.
+        size_mb: File of the backend that it is deployed with, in MB (10^6 bytes), at most.
+        memory_mb: Memory that it adds to a process, in MB (10^6 bytes), at most.
+        flops: Floating-point operations of a call, at most.
+
+    Raises:
+        ValueError: If the speed-up is negative or infinite, or another limit is not positive.
+    """
+
+    speedup: float = 0.0
+    latency_ms: float = math.inf
+    parameters: float = math.inf
+    encoder_parameters: float = math.inf
+    size_mb: float = math.inf
+    memory_mb: float = math.inf
+    flops: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.speedup < math.inf:
+            raise ValueError(f"speedup={self.speedup:g} must be a number that is not negative.")
+        for name, limit in list(asdict(self).items())[1:]:
+            if not limit > 0:
+                raise ValueError(f"{name}={limit:g} must be positive.")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that something can miss, by name."""
+        return {name: limit for name, limit in asdict(self).items() if 0 < limit < math.inf}
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether anything can miss it."""
+        return bool(self.limits)
+
+    def met_by(self, of: Trial | DistilledStudent | Mapping[str, float]) -> bool:
+        """Whether a trial, a student or costs by name meet all limits; an unknown cost misses none."""
+        costs = of if isinstance(of, Mapping) else costs_of(of)
+        return all(excess <= 0 for excess in self.excess(costs).values())
+
+    def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
+        """By how much each known cost misses its limit, as Optuna takes constraints: what is not positive is met."""
+        known = {name: costs[name] - limit for name, limit in self.limits.items() if name in costs}
+        return {name: -excess if name == "speedup" else excess for name, excess in known.items()}
+
+    def stricter(self, other: Budget) -> Budget:
+        """The budget that meets both."""
+        theirs = asdict(other)
+        stricter = {name: min(limit, theirs[name]) for name, limit in asdict(self).items()}
+        return Budget(**stricter | {"speedup": max(self.speedup, other.speedup)})
+
+    @property
+    def slug(self) -> str:
+        """The budget in a name of a repository: ``7x``, ``5ms-100MB``."""
+        return "-".join(written(*limit).replace(" ", "") for limit in self.limits.items())
+
+    def __str__(self) -> str:
+        """In words; empty where there is no limit."""
+        most = [f"at most {written(name, limit)}" for name, limit in self.limits.items() if name != "speedup"]
+        faster = f"at least {written('speedup', self.speedup)} faster than the teacher"
+        return " and ".join([faster, *most] if self.speedup > 0 else most)
+
+
+UNLIMITED = Budget()
+
+
+def costs_of(timed: Trial | DistilledStudent) -> dict[str, float]:
+    """What is known of the costs of a trial or a student, by the names of `Budget`'s limits."""
+    latency = timed.latency
+    return {
+        **timed.costs,
+        **({} if latency is None else {"latency_ms": latency.student_ms, "speedup": latency.speedup}),
+    }
+
+
+def written(name: str, value: float) -> str:
+    """A cost with its unit, like ``5 ms`` or ``21.3M parameters``."""
+    text, divisor = _WRITTEN[name]
+    return text.format(value / divisor)
+
+
