@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from distillation_setting import add_arguments, describe_machine, load_setting, make_trainer, shape, training_arguments
 from kdnas_hf.distillation.pool import required_by
@@ -48,7 +49,14 @@ def main() -> None:
         training = training_arguments(folder, args.seed, {})
         required = required_by(training, setting.teacher, [config.num_hidden_layers for config in configs.values()])
         texts = [
-            store_targets(setting.teacher, one, required, folder, dtype=training.teacher_torch_dtype, batch_size=64)
+            store_targets(
+                setting.teacher,
+                one,
+                required,
+                folder,
+                dtype=training.teacher_torch_dtype or torch.float32,
+                batch_size=64,
+            )
             for one in (setting.train, setting.heldout)
         ]
         for steps in args.steps:

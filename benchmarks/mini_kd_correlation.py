@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.stats import spearmanr
 
 from distillation_setting import (
@@ -110,15 +111,18 @@ def main() -> None:
         training = training_arguments(folder, args.seed, {})
         required = required_by(training, teacher, [one.num_hidden_layers for one in chosen])
         texts = [
-            store_targets(teacher, one, required, Path(folder), dtype=training.teacher_torch_dtype, batch_size=64)
+            store_targets(
+                teacher, one, required, Path(folder), dtype=training.teacher_torch_dtype or torch.float32, batch_size=64
+            )
             for one in (setting.train, setting.heldout)
         ]
-        found, again = {}, {}
+        found: dict[int, tuple[np.ndarray, float]] = {}
+        again: dict[int, np.ndarray] = {}
         for steps in sorted({*args.steps, args.longer}):
-            found[steps], seconds = distil(setting, texts, configs, steps, args.seed)
-            print(f"{steps} steps: {seconds:.0f} s for all", flush=True)
-            again[steps] = (*distil(setting, texts, configs, steps, args.seed + 1),) if steps in args.steps else ()
-            found[steps] = (found[steps], seconds)
+            found[steps] = distil(setting, texts, configs, steps, args.seed)
+            print(f"{steps} steps: {found[steps][1]:.0f} s for all", flush=True)
+            if steps in args.steps:
+                again[steps], _ = distil(setting, texts, configs, steps, args.seed + 1)
 
     print("\n| architecture | speed-up | " + " | ".join(f"R² at {steps}" for steps in sorted(found)) + " |")
     print("| --- | --- | " + " | ".join("---" for _ in found) + " |")
@@ -138,20 +142,20 @@ def main() -> None:
         f"\n| steps | seconds a shape | Spearman with {args.longer} steps: R² | reward | R² of two seeds | "
         f"shapes in {budget:.0f} s | R² lost by the pick |\n| --- | --- | --- | --- | --- | --- | --- |"
     )
-    result = {}
+    result: dict[str, dict[str, float]] = {}
     for steps in args.steps:
         quality, seconds = found[steps]
         count = int(budget / (seconds / len(chosen)))
         result[str(steps)] = {
             "quality": round(correlation(quality, true), 3),
             "reward": round(correlation(rewards(quality), rewards(true)), 3),
-            "seeds": round(correlation(quality, again[steps][0]), 3),
+            "seeds": round(correlation(quality, again[steps]), 3),
             "lost": round(lost(quality, true, count), 4),
         }
-        one = result[str(steps)]
+        found_here = result[str(steps)]
         print(
-            f"| {steps} | {seconds / len(chosen):.1f} | {one['quality']} | {one['reward']} | {one['seeds']} | "
-            f"{count} | {one['lost']} |"
+            f"| {steps} | {seconds / len(chosen):.1f} | {found_here['quality']} | {found_here['reward']} | {found_here['seeds']} | "
+            f"{count} | {found_here['lost']} |"
         )
     print(json.dumps({"spearman": result, "architectures": len(chosen), "longer": args.longer}))
 

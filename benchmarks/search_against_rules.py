@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from distillation_setting import (
     Setting,
     add_arguments,
@@ -169,10 +171,11 @@ class Rows:
         """The row of these values, if there is one."""
         return next((row for row in self.read() if what.items() <= row.items()), None)
 
-    def add(self, **row: Any) -> None:
-        """Write a row; a line is written at once, so that processes do not mix theirs."""
+    def add(self, **row: Any) -> dict[str, Any]:
+        """Write a row, and return it; a line is written at once, so that processes do not mix theirs."""
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        return row
 
 
 def main() -> None:
@@ -204,9 +207,9 @@ def main() -> None:
         training = training_arguments(folder, args.seed, {})
         depths = [one.num_hidden_layers for one in shapes]
         required = required_by(training, setting.teacher, depths)
-        how = {"dtype": training.teacher_torch_dtype, "batch_size": 64}
+        dtype = training.teacher_torch_dtype or torch.float32
         texts = [
-            store_targets(setting.teacher, one, required, folder / "targets", **how)
+            store_targets(setting.teacher, one, required, folder / "targets", dtype=dtype, batch_size=64)
             for one in (setting.train, setting.heldout)
         ]
         distil_all(setting, texts, scale, speedup, list(shapes)[part - 1 :: parts], rows, args.seed)
@@ -245,16 +248,18 @@ def distil_all(
         name = str(architecture)
         pilots = {}
         for rate in RATES:
-            key = {"shape": name, "speedup": speedup, "seed": seed, "rate": rate, "steps": int(PILOT * scale.steps)}
-            if rows.find(**key) is None:
-                rows.add(**key, **distil(setting, texts, architecture, key["steps"], rate, seed))
-            pilots[rate] = rows.find(**key)
-        best = max(pilots, key=lambda rate: pilots[rate]["quality"])
+            steps = int(PILOT * scale.steps)
+            key = {"shape": name, "speedup": speedup, "seed": seed, "rate": rate, "steps": steps}
+            row = rows.find(**key)
+            if row is None:
+                row = rows.add(**key, **distil(setting, texts, architecture, steps, rate, seed))
+            pilots[rate] = row["quality"]
+        best = max(RATES, key=lambda rate: pilots[rate])
         for number in range(1, scale.seeds + 1):
             key = {"shape": name, "speedup": speedup, "seed": seed + number, "rate": best, "steps": scale.steps}
             if rows.find(**key) is None:
-                rows.add(**key, **distil(setting, texts, architecture, scale.steps, best, seed + number))
-                print(f"{name}, seed {seed + number}, rate {best:g}: {rows.find(**key)['quality']:.4f}", flush=True)
+                row = rows.add(**key, **distil(setting, texts, architecture, scale.steps, best, seed + number))
+                print(f"{name}, seed {seed + number}, rate {best:g}: {row['quality']:.4f}", flush=True)
 
 
 def judge(
@@ -286,8 +291,8 @@ def judge(
     ]
     rule_minutes = sum(row["seconds"] for row in rules if row["seed"] <= min(row["seed"] for row in done())) / 60
     print(f"\n## {speedup:g}x, {done()[0]['tokens']:,} tokens, {scale.seeds} seeds\n\n{comparison_table(found)}\n")
-    for one in sorted(confirmations, key=lambda one: -one.quality):
-        print(f"- {one.origin}: {one.architecture}, {one.quality:.4f} ± {one.deviation:.4f}, {one.speedup:.2f}x")
+    for each in sorted(confirmations, key=lambda one: -one.quality):
+        print(f"- {each.origin}: {each.architecture}, {each.quality:.4f} ± {each.deviation:.4f}, {each.speedup:.2f}x")
     print(f"\n{found.sentence}\n", flush=True)
     return {
         "winner": round(found.winner.quality, 4),

@@ -101,7 +101,8 @@ def main(argv: list[str] | None = None) -> None:
     best = result.students[0]
     logger.info(
         f"best student: {best.architecture}, {best.speedup:.1f}x faster than its teacher "
-        f"({best.latency_ms:.1f} ms against {best.teacher_latency_ms:.1f} ms), R² {best.r2:.3f} on held-out text\n"
+        f"({best.latency.student_ms:.1f} ms against {best.latency.teacher_ms:.1f} ms), {search.setting.quality.label} "
+        f"{best.quality:.3f} on held-out text\n"
         f"student: {result.folder / best.path}   report: {result.folder / 'report.md'}"
     )
 

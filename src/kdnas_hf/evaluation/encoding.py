@@ -32,7 +32,7 @@ class EncodedExamples:
     truncated: list[bool]
     unread: list[int]
 
-    def name_labels(self, numbers: Sequence[Any], labels: Sequence[str]) -> list[Any]:
+    def name_labels(self, numbers: Sequence[Any] | np.ndarray, labels: Sequence[str]) -> list[Any]:
         """Names of predicted labels in the order of the examples: one for each text, or a list with one for each word.
 
         A word that the model did not read is `metrics.UNREAD`, which is never right.

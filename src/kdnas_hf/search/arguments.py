@@ -13,7 +13,6 @@ from .halving import SuccessiveHalving
 from .reward import REWARDS, Reward
 from .storage import check_storage
 
-
 # fields that say how a run is started and kept; no result depends on them
 OF_THE_RUN = ("resume", "trim_vocabulary", "storage", "study_name", "worker_timeout", "warm_start", "max_hours")
 # fields that say what is chosen; what was measured of an architecture stays as it is where they change
@@ -318,7 +317,9 @@ class SearchArguments:
         """Measures latency as these arguments say; ValueError, naming the field, if it cannot."""
         return LatencyBenchmark(
             batch_size=self.latency_batch_size,
-            sequence_length=parse_lengths(self.latency_lengths) if self.latency_lengths else self.latency_sequence_length,
+            sequence_length=parse_lengths(self.latency_lengths)
+            if self.latency_lengths
+            else self.latency_sequence_length,
             threads=self.latency_threads,
             repeats=self.latency_repeats,
             device=self.latency_device,

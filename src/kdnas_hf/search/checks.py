@@ -14,8 +14,8 @@ from ..latency import shares_of
 from ..students import KDNASConfig, check_copyable
 from ..students.vocabulary_trimming import check_trimmable
 from ..utils.run_directory import refuse_other_run
-from .arguments import SearchArguments
 from .architecture import Architecture
+from .arguments import SearchArguments
 from .configuration import resolve_configuration
 from .setting import student_config, teacher_shape
 from .space import SearchSpace

@@ -101,9 +101,7 @@ def confirm(
     ]
 
 
-def choose(
-    setting: SearchSetting, confirmed: Sequence[Confirmation], trials: Sequence[Trial]
-) -> list[Confirmation]:
+def choose(setting: SearchSetting, confirmed: Sequence[Confirmation], trials: Sequence[Trial]) -> list[Confirmation]:
     """The students to distill on the full corpus: the best by reward, or the best by quality within each budget.
 
     A rule of thumb or a random shape that turns out best is taken as well. Where nothing meets a budget that is timed
@@ -147,22 +145,19 @@ def _contestants(
     setting: SearchSetting, best: Sequence[Trial], time: Time, predict: Predict | None
 ) -> list[Confirmation]:
     """The finalists that meet the budget when timed closely, rules of thumb and random shapes, with latencies."""
-    args, shapes = setting.args, [(SEARCH, trial.architecture, trial.number) for trial in best]
+    args = setting.args
+    shapes: list[tuple[str, Architecture, int | None]] = [(SEARCH, trial.architecture, trial.number) for trial in best]
     if predict is not None and args.compare:
         level = float(predict([best[0].architecture])[0])
         rules = rules_of_thumb(setting.space, setting.teacher_shape, predict, level, args.compare)
         known = {architecture for _, architecture, _ in shapes}
         shapes += [(name, one, None) for name, one in rules.items() if one not in known]
         without = [architecture for _, architecture, _ in shapes]
-        drawn = random_architectures(
-            setting.space, predict, level, args.compare, setting.training_args.seed, without
-        )
+        drawn = random_architectures(setting.space, predict, level, args.compare, setting.training_args.seed, without)
         shapes += [(RANDOM, one, None) for one in drawn]
     timed = time([architecture for _, architecture, _ in shapes])
     all_of_them = [
-        Confirmation(
-            architecture=architecture, origin=origin, qualities=(), latency=latency, costs=costs, trial=number
-        )
+        Confirmation(architecture=architecture, origin=origin, qualities=(), latency=latency, costs=costs, trial=number)
         for (origin, architecture, number), (latency, costs) in zip(shapes, timed, strict=True)
     ]
     kept: list[Confirmation] = []

@@ -20,9 +20,10 @@ class Quality(Protocol):
         label: Its name in tables and plots.
     """
 
-    label: str
+    @property
+    def label(self) -> str: ...
 
-    def __call__(self, metrics: Mapping[str, float], student: Any) -> float | None:
+    def __call__(self, metrics: Mapping[str, float], student: Any, /) -> float | None:
         """The quality of a student, at most 1; None if it has none.
 
         Args:
@@ -50,7 +51,7 @@ class HeldoutQuality:
     def __post_init__(self) -> None:
         check_choice("reward_layers", self.layers, LAYERS)
 
-    def __call__(self, metrics: Mapping[str, float], student: Any = None) -> float | None:
+    def __call__(self, metrics: Mapping[str, float], student: Any = None, /) -> float | None:
         """See `Quality`."""
         if self.layers == "all":
             return _finite(1.0 - metrics["loss"])
@@ -88,6 +89,10 @@ class Reward:
         A student that explains nothing earns 0 however fast it is: a negative quality would grow with speed.
         """
         return max(quality, 0.0) * (latency.student_ms / (self.beta * latency.teacher_ms)) ** self.alpha
+
+    def __str__(self) -> str:
+        layers = "last mapped layer" if self.layers == "last" else "mean of all mapped layers"
+        return f"(1 - L) * (latency / ({self.beta:g} * teacher's latency)) ** {self.alpha:g}; L: {layers}"
 
 
 RewardFunction = Callable[[float, Latency], float]

@@ -12,8 +12,8 @@ from .architecture import Architecture
 from .controllers.rules_of_thumb import evenly_spaced
 from .space import SearchSpace
 
-NEURON_STEP = 64  # feed-forward sizes that are tried are multiples of it
-NARROW_DEPTHS = (3, 4, 6)
+NEURON_STEPS = 24  # the teacher's feed-forward size is cut into so many: 64 neurons of 1536
+NARROW_DEPTHS = (3, 4, 6, 2, 1)
 TOLERANCE = 0.03  # latencies that differ by less are equal
 DRAWN = 4000
 
@@ -54,7 +54,8 @@ def _rules(teacher: Architecture) -> Iterator[tuple[str, list[Architecture]]]:
     head = width // teacher.per_layer("num_attention_heads")[0]
     activation = teacher.per_layer("hidden_act")[0]
     # a feed-forward block that is narrower than the states is nobody's rule
-    sizes = range(max(NEURON_STEP, width), inner + 1, NEURON_STEP)
+    step = max(inner // NEURON_STEPS, 1)
+    sizes = range(-(-width // step) * step, inner + 1, step)
     for depth in range(teacher.num_hidden_layers - 1, 0, -1):
         yield (
             f"teacher's width, {depth} layer(s)",

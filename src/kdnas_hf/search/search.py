@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import datasets
@@ -49,6 +50,7 @@ DESIGN = "latency design"  # what the study remembers it by
 ENDING = "confirmation and full distillation"  # of all workers one has it
 
 T = TypeVar("T")
+
 
 class ArchitectureSearch:
     """KD-NAS: candidates chosen by a controller, distilled on a proxy set and measured; the best is distilled in full.
@@ -99,6 +101,7 @@ class ArchitectureSearch:
         budget = args.budget
         for one in constraints:
             budget = budget.stricter(one) if isinstance(one, Budget) else budget
+        required = check_search(teacher, space, args, training_args)
         self.predicates = [one for one in constraints if not isinstance(one, Budget)]
         self.setting = SearchSetting(
             teacher,
@@ -109,7 +112,7 @@ class ArchitectureSearch:
             args,
             training_args,
             reward or args.reward_function,
-            quality or HeldoutQuality(args.reward_function.layers),
+            quality or HeldoutQuality(args.reward_function.layers, "R²" if required.hidden_states else "1 - L"),
             budget,
             list(callbacks),
         )
@@ -121,7 +124,7 @@ class ArchitectureSearch:
         self.latencies = ArchitectureLatencies(
             teacher, self.setting.student_config, latency_benchmark or args.latency_benchmark, args.latency_backend
         )
-        self.mini_kd = MiniKD(self.setting, check_search(teacher, space, args, training_args))
+        self.mini_kd = MiniKD(self.setting, required)
         self._check_texts()
         self.mini_kd.check()
         self.configuration = resolve_configuration(
@@ -201,7 +204,12 @@ class ArchitectureSearch:
             if setting.args.storage is not None:
                 setting.cost.add("storage", study.storage_seconds)
             write_report(
-                result, setting.args, setting.teacher.name, setting.reward, setting.space.size, setting.quality.label
+                result,
+                setting.args,
+                setting.teacher.name,
+                str(setting.reward),
+                setting.space.size,
+                setting.quality.label,
             )
         return result
 
@@ -284,7 +292,7 @@ class ArchitectureSearch:
         setting = self.setting
         with self._progress(study) as progress:
             while pool := self._when_ready(lambda: self._ask(study)):
-                trials = setting.from_main(lambda pool=pool: self._time(study, pool))
+                trials = setting.from_main(partial(self._time, study, pool))
                 if trials:
                     callback = NASSearchCallback(
                         study,
@@ -387,7 +395,9 @@ class ArchitectureSearch:
         rows = study.remembered(DESIGN) or []
         timed = {Architecture(**row["architecture"]): Latency(*row["latency"]) for row in rows}
         timed |= {trial.architecture: trial.latency for trial in study.trials() if trial.latency is not None}
-        return LatencyModel.fit({one: 1 / latency.speedup for one, latency in timed.items()}) if len(timed) > 1 else None
+        return (
+            LatencyModel.fit({one: 1 / latency.speedup for one, latency in timed.items()}) if len(timed) > 1 else None
+        )
 
     def _time_closely(self, shapes: Sequence[Architecture]) -> list[tuple[Latency, Mapping[str, float]]]:
         with self.setting.cost.clock("confirmation"):

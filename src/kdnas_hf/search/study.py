@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from transformers.utils import logging
 
@@ -98,7 +98,7 @@ class SearchStudy:
             if storage is not None:
                 where = f"study_name={name!r} in storage={public_storage(storage)!r}"
             self._refuse_other_search(configuration, where)
-            directions = ["maximize"] if objective == "reward" else ["maximize", "minimize"]
+            directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 if objective == "reward" else 2]
             self.study = optuna.create_study(
                 storage=self.storage, study_name=name, sampler=sampler, directions=directions, load_if_exists=True
             )
@@ -291,7 +291,7 @@ class SearchStudy:
         return [trial.reward] if self.objective == "reward" else [trial.quality, 1.0 / costs_of(trial)["speedup"]]
 
     def _add(self, trial: Trial) -> None:
-        known = {"values": self._values(trial), "intermediate_values": dict(trial.readings)}
+        known: dict[str, Any] = {"values": self._values(trial), "intermediate_values": dict(trial.readings)}
         known["constraints"] = self.budget.excess(costs_of(trial))
         self._create(trial.state, {"episode": trial.episode, **_attributes(trial)}, trial.architecture, **known)
 

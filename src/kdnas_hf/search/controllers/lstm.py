@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial
 from torch import nn
 
 from ...utils.random_state import drawing
-from ..space import Architecture, SearchSpace
-from .base import ArchitectureSampler, architecture_of, is_feasible, value_of
+from ..architecture import Architecture, field_of
+from ..space import SearchSpace
+from .base import ArchitectureSampler, Observation, leaders_of, worst
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,20 @@ class RewardPredictor(nn.Module):
     def __init__(self, space: SearchSpace, embedding_size: int = 16, hidden_size: int = 64) -> None:
         super().__init__()
         self.space = space
-        self.choices = space.open_choices
         # index 0 stands for "none": before the first episode has ended, and of a layer that is absent
-        self.embeddings = nn.ModuleList(nn.Embedding(len(one.values) + 1, embedding_size) for one in self.choices)
-        self.lstm = nn.LSTM(embedding_size * len(self.choices), hidden_size, batch_first=True)
+        sizes = [len(values) + 1 for values in space.choices.values()]
+        self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_size) for size in sizes)
+        self.lstm = nn.LSTM(embedding_size * len(sizes), hidden_size, batch_first=True)
         self.head = nn.Linear(hidden_size, 1)
 
     def encode(self, architecture: Architecture | None) -> list[int]:
         """Indices of an architecture's choices, zeros for None."""
         if architecture is None:
-            return [0] * len(self.choices)
-        params = self.space.encode(architecture)
+            return [0] * len(self.embeddings)
+        depth, params = architecture.num_hidden_layers, self.space.encode(architecture)
         return [
-            0 if choice.is_absent(architecture) else choice.values.index(params[choice.name]) + 1
-            for choice in self.choices
+            values.index(params[name]) + 1 if (field_of(name)[1] or 0) <= depth else 0
+            for name, values in self.space.choices.items()
         ]
 
     def forward(self, sequences: torch.Tensor) -> torch.Tensor:
@@ -93,7 +93,8 @@ class LSTMSampler(ArchitectureSampler):
     """The published controller: an LSTM that predicts rewards, epsilon-greedy (KD-NAS, arXiv 2303.09639).
 
     At the start of an episode the predictor is trained on everything measured in the episodes before. A candidate is
-    then random with probability epsilon, and else the best predicted architecture that is not taken.
+    then random with probability epsilon, and else the best predicted architecture that is not taken. What failed, or
+    misses a hard constraint, is worth no more than the worst.
 
     Args:
         space: The search space.
@@ -112,64 +113,43 @@ class LSTMSampler(ArchitectureSampler):
         super().__init__(space, candidates_per_episode, seed)
         self.epsilon = epsilon or EpsilonSchedule()
         self._fitted: tuple[tuple[int, int], RewardPredictor] | None = None
-        self._ranking: tuple[tuple[int, int], list[Architecture]] | None = None
 
-    def choose(self, study: optuna.Study, trial: FrozenTrial, available: Sequence[Architecture]) -> Architecture:
+    def choose(self, study: optuna.Study, number: int, available: Sequence[Architecture]) -> Architecture:
         """Choose at random with probability epsilon, else the best predicted."""
-        episode = self.episode_of(trial.number)
-        measured = self.measured_before(study, episode)
-        if not measured or self.random_for("epsilon", trial.number).random() < self.epsilon(episode):
-            return super().choose(study, trial, available)
+        episode, observed, _ = self.known(study, number)
+        known = [one for one in observed if one.share == 1]  # what was stopped promised less than it would have kept
+        if not known or self.random_for("epsilon", number).random() < self.epsilon(episode):
+            return super().choose(study, number, available)
         if not self.space.is_enumerable:
-            return self._rank(episode, measured, available)[0]
-        key = (episode, len(measured))
-        if self._ranking is None or self._ranking[0] != key:
-            self._ranking = (key, self._rank(episode, measured, self.space.architectures))
-        members = set(available)
-        return next(architecture for architecture in self._ranking[1] if architecture in members)
-
-    def _rank(
-        self, episode: int, measured: Sequence[FrozenTrial], architectures: Sequence[Architecture]
-    ) -> list[Architecture]:
-        """The architectures, best predicted reward first."""
-        predictor = self._predictor(episode, measured)
-        context = self._context(episode, measured, predictor)
+            available = self.available(study, number, leaders_of(known))
+        if self._fitted is None or self._fitted[0] != (episode, len(known)):
+            self._fitted = ((episode, len(known)), self._fit(episode, known))
+        predictor = self._fitted[1]
+        context = [predictor.encode(one) for one in _context(episode, known)]
         with torch.no_grad(), _one_thread():
-            predicted = predictor(torch.tensor([[*context, predictor.encode(a)] for a in architectures]))
-        return [architectures[index] for index in predicted.argsort(descending=True, stable=True).tolist()]
+            predicted = predictor(torch.tensor([[*context, predictor.encode(one)] for one in available]))
+        return available[int(predicted.argmax())]
 
-    def _predictor(self, episode: int, measured: Sequence[FrozenTrial]) -> RewardPredictor:
-        """Fitted once an episode, on what the episodes before it measured."""
-        key = (episode, len(measured))
-        if self._fitted is None or self._fitted[0] != key:
-            self._fitted = (key, self._fit(episode, measured))
-        return self._fitted[1]
-
-    def _fit(self, episode: int, measured: Sequence[FrozenTrial]) -> RewardPredictor:
+    def _fit(self, episode: int, known: Sequence[Observation]) -> RewardPredictor:
+        """Fitted once an episode, on what the episodes before it showed."""
         with drawing(self.random_for("predictor", episode).getrandbits(32)), _one_thread():
             predictor = RewardPredictor(self.space)
-            sequences = [
-                [
-                    *self._context(self.episode_of(trial.number), measured, predictor),
-                    predictor.encode(architecture_of(trial)),
-                ]
-                for trial in measured
-            ]
-            rewards = torch.tensor([value_of(trial) for trial in measured])
-            # an architecture that misses a hard constraint is worth no more than the worst
-            rewards[[not is_feasible(trial) for trial in measured]] = rewards.min()
+            sequences = [[*_context(one.episode, known), one.architecture] for one in known]
+            (floor,) = worst(known, [1])
+            rewards = torch.tensor([one.values[0] if one.is_feasible and one.values else floor for one in known])
             # rewards of one search lie close together: their order is what matters
             rewards = (rewards - rewards.mean()) / rewards.std(correction=0).clamp_min(1e-6)
-            predictor.fit(torch.tensor(sequences), rewards)
+            encoded = [[predictor.encode(one) for one in sequence] for sequence in sequences]
+            predictor.fit(torch.tensor(encoded), rewards)
         return predictor
 
-    def _context(self, episode: int, measured: Sequence[FrozenTrial], predictor: RewardPredictor) -> list[list[int]]:
-        """Best architecture of the previous episode, and best so far, as an episode starts."""
-        before = [trial for trial in measured if self.episode_of(trial.number) < episode]
-        before = [trial for trial in before if is_feasible(trial)] or before
-        previous = [trial for trial in before if self.episode_of(trial.number) == episode - 1]
-        best = [architecture_of(max(trials, key=value_of)) if trials else None for trials in (previous, before)]
-        return [predictor.encode(architecture) for architecture in best]
+
+def _context(episode: int, known: Sequence[Observation]) -> list[Architecture | None]:
+    """Best architecture of the previous episode, and best so far, as an episode starts."""
+    before = [one for one in known if one.episode < episode]
+    return [
+        next(iter(leaders_of(some)), None) for some in ([one for one in before if one.episode == episode - 1], before)
+    ]
 
 
 @contextmanager

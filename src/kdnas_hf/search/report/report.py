@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ...utils.markdown_table import markdown_table
+from ..architecture import Architecture
 from ..arguments import SearchArguments
 from ..budgets import Budget, written
 from ..result import Confirmation, DistilledStudent, SearchResult, best_known, pareto_front
-from ..reward import Reward
 from ..trial import FAILED, Trial
 from .comparison import Comparison, compare
 from .plots import plot_front, plot_learning_curves
@@ -35,7 +35,7 @@ def recommend(trials: Sequence[Trial], budget: Budget, confirmations: Sequence[C
 
 
 def write_report(
-    result: SearchResult, args: SearchArguments, teacher: str, reward: Reward, space_size: int, label: str = "R²"
+    result: SearchResult, args: SearchArguments, teacher: str, reward: str, space_size: int, label: str = "R²"
 ) -> Path:
     """Write ``report.md``, ``recommendations.json`` and the plots into the run directory; return the report.
 
@@ -74,7 +74,7 @@ def comparison_table(found: Comparison) -> str:
     width = "" if found.half_width is None else f" ± {found.half_width:.4f}"
     above = "" if found.random_percentile is None else f" (the winner is above {found.random_percentile:.0%})"
     shapes = {"winner": found.winner, "best rule of thumb": found.rule, f"random median{above}": found.random_median}
-    rows = []
+    rows: list[list[str]] = []
     for title, one in shapes.items():
         if one is not None:
             beside = found.relative_latency(one) - 1
@@ -103,7 +103,8 @@ def _students(students: Sequence[DistilledStudent], label: str) -> str:
 
 def _comparisons(result: SearchResult, label: str) -> str:
     """The search against rules of thumb, for each distilled student that was confirmed."""
-    winners = [student.architecture for student in result.students] or [None]
+    winners: list[Architecture | None] = [student.architecture for student in result.students]
+    winners = winners or [None]
     compared = [compare(result.confirmations, winner=winner, label=label) for winner in winners]
     parts = [f"{one.sentence}\n\n{comparison_table(one)}" for one in compared if one is not None]
     if not parts:
@@ -124,7 +125,8 @@ def _recommendations(result: SearchResult, args: SearchArguments, label: str) ->
     students = {student.architecture: student.path for student in result.students}
     confirmed = {one.architecture for one in result.confirmations}
     names = ("trial", "architecture", "quality", "confirmed", "latency_ms", "speedup", "student")
-    values, rows = [], []
+    values: list[dict[str, Any]] = []
+    rows: list[list[str]] = []
     for budget in args.budgets or dict.fromkeys(args.budget.stricter(one) for one in BUDGETS):
         one = recommend(result.trials, budget, result.confirmations)
         found: dict[str, Any] = {"budget": str(budget), "limits": budget.limits, **dict.fromkeys(names)}
@@ -166,17 +168,16 @@ def _trials(trials: Sequence[Trial], budget: Budget, label: str) -> str:
     return markdown_table(["trial", "episode", *_header(label), *limited, "reward", "state", "budget"], rows)
 
 
-def _method(result: SearchResult, args: SearchArguments, reward: Reward, label: str) -> str:
+def _method(result: SearchResult, args: SearchArguments, reward: str, label: str) -> str:
     share = "R² is the share of the teacher's variance that the states of the last mapped layer, projected, explain."
     meaning = share if label == "R²" else "Quality is 1 - loss."
-    layers = "last mapped layer" if reward.layers == "last" else "mean of all mapped layers"
     limit = f" Hard constraint: {args.budget}." if args.budget.is_limit else ""
     after = "the highest reward" if args.objective == "reward" else "the Pareto front of quality (1 - loss) and latency"
     seeds = max((len(one.qualities) for one in result.confirmations), default=0)
     return f"""\
 - Latency: {result.latency_method} Weights are random: latency depends on the shape alone.
 - Loss and {label}: after the mini-KD, on held-out text that no student was trained on. {meaning}
-- Reward: (1 - loss) * (latency / ({reward.beta:g} * teacher's latency)) ** {reward.alpha:g}; loss: {layers}.{limit}
+- Reward: {reward}.{limit}
 - Controller: {args.controller}, after {after}; {args.mini_kd_epochs:g} epoch(s) on the proxy set for each candidate.
 - Seeds: one in the search, and {seeds} more for what was measured again. Differences of a few thousandths of {label}
   between trials may be chance."""
