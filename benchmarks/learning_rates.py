@@ -42,19 +42,20 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=(1e-3, 2e-3, 3e-3, 6e-3))
     args = parser.parse_args()
     setting = load_setting(args, sentences=32 * max(args.steps), heldout=1000)
-    configs = {f"{layers}x{width}": shape(setting.teacher, layers, width, *rest) for layers, width, *rest in SHAPES}
+    configs = {f"{one[0]}x{one[1]}": shape(setting.teacher, *one) for one in SHAPES}
     print(f"{describe_machine()}\nseed {args.seed}\n", flush=True)
     found: dict[int, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
         training = training_arguments(folder, args.seed, {})
         required = required_by(training, setting.teacher, [config.num_hidden_layers for config in configs.values()])
+        dtype = training.teacher_torch_dtype or torch.float32
         texts = [
             store_targets(
                 setting.teacher,
                 one,
                 required,
                 folder,
-                dtype=training.teacher_torch_dtype or torch.float32,
+                dtype=dtype,
                 batch_size=64,
             )
             for one in (setting.train, setting.heldout)

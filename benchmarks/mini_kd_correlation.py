@@ -110,10 +110,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         training = training_arguments(folder, args.seed, {})
         required = required_by(training, teacher, [one.num_hidden_layers for one in chosen])
+        dtype = training.teacher_torch_dtype or torch.float32
         texts = [
-            store_targets(
-                teacher, one, required, Path(folder), dtype=training.teacher_torch_dtype or torch.float32, batch_size=64
-            )
+            store_targets(teacher, one, required, Path(folder), dtype=dtype, batch_size=64)
             for one in (setting.train, setting.heldout)
         ]
         found: dict[int, tuple[np.ndarray, float]] = {}
@@ -152,10 +151,10 @@ def main() -> None:
             "seeds": round(correlation(quality, again[steps]), 3),
             "lost": round(lost(quality, true, count), 4),
         }
-        found_here = result[str(steps)]
+        line = result[str(steps)]
         print(
-            f"| {steps} | {seconds / len(chosen):.1f} | {found_here['quality']} | {found_here['reward']} | {found_here['seeds']} | "
-            f"{count} | {found_here['lost']} |"
+            f"| {steps} | {seconds / len(chosen):.1f} | {line['quality']} | {line['reward']} | {line['seeds']} | "
+            f"{count} | {line['lost']} |"
         )
     print(json.dumps({"spearman": result, "architectures": len(chosen), "longer": args.longer}))
 

@@ -59,5 +59,5 @@ def test_where_too_few_are_as_fast_the_nearest_are_drawn():
     )
     level = float(work([Architecture(2, 2, 8, 16)])[0])
     drawn = random_architectures(few, work, level, 2, seed=0)
-    assert [one.num_hidden_layers for one in drawn][0] == 2
+    assert drawn[0].num_hidden_layers == 2
     assert len(drawn) == 2

@@ -94,6 +94,9 @@ class SearchArguments:
             "probe:<task>, a linear classifier of a task of recipes/evaluate.py on its states."
         },
     )
+    probe_data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of local files of the task of quality=probe:<task>."}
+    )
     reward: str = field(default="quality", metadata={"help": "Preset of alpha and beta: quality or published."})
     reward_alpha: float | None = field(
         default=None, metadata={"help": "Exponent of the latency; overrides the preset."}
@@ -315,11 +318,10 @@ class SearchArguments:
     @property
     def latency_benchmark(self) -> LatencyBenchmark:
         """Measures latency as these arguments say; ValueError, naming the field, if it cannot."""
+        lengths = parse_lengths(self.latency_lengths) if self.latency_lengths else self.latency_sequence_length
         return LatencyBenchmark(
             batch_size=self.latency_batch_size,
-            sequence_length=parse_lengths(self.latency_lengths)
-            if self.latency_lengths
-            else self.latency_sequence_length,
+            sequence_length=lengths,
             threads=self.latency_threads,
             repeats=self.latency_repeats,
             device=self.latency_device,

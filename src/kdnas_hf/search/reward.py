@@ -14,14 +14,11 @@ LAYERS = ("last", "all")
 
 
 class Quality(Protocol):
-    """How good a student is: the one measure that choice, front, budgets and report share.
-
-    Attributes:
-        label: Its name in tables and plots.
-    """
+    """How good a student is: the one measure that choice, front, budgets and report share."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """Its name in tables and plots."""
 
     def __call__(self, metrics: Mapping[str, float], student: Any, /) -> float | None:
         """The quality of a student, at most 1; None if it has none.
