@@ -28,7 +28,6 @@ logger = logging.get_logger(__name__)
 
 FOLDER = "confirmation"
 TIMED_FOR_EACH = 2  # finalists that are timed for each that is distilled: some miss the budget when timed closely
-MORE_CALLS = 3  # times the calls of the search
 
 Time = Callable[[Sequence[Architecture]], list[tuple[Latency, Mapping[str, float]]]]
 

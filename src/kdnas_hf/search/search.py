@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import datasets
-import numpy as np
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
@@ -18,7 +16,7 @@ from transformers.utils import logging
 
 from ..data.batching import digest_of_texts, text_lengths
 from ..distillation import DistillationTrainingArguments, Teacher
-from ..latency import DeviceFingerprint, Latency, LatencyBenchmark
+from ..latency import LatencyBenchmark
 from ..utils.run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration, settled
 from .architecture import Architecture
 from .arguments import SearchArguments
@@ -26,27 +24,24 @@ from .budgets import Budget
 from .callback import NASSearchCallback
 from .checks import check_length, check_search, example_of
 from .configuration import resolve_configuration
-from .confirm import MORE_CALLS, choose, confirm, finalists
+from .confirm import choose, confirm, finalists
 from .controllers import ArchitectureSampler, load_hand_list, make_controller
 from .full_distillation import SearchError, clean_up, distill_chosen, distilled_before, read_log
-from .latencies import ArchitectureLatencies
-from .latency_model import LatencyModel
 from .mini_kd import MiniKD
-from .predicted_budget import PredictedBudget
 from .report import write_report
 from .result import Confirmation, SearchResult
 from .reward import HeldoutQuality, Quality, RewardFunction
 from .setting import SearchSetting
 from .space import SearchSpace
 from .study import SearchStudy
+from .timing import ShapeTiming
 from .tracking import SearchTracker
-from .trial import FAILED, TOO_SLOW, Trial
+from .trial import STOPPED, Trial
 from .warm_start import read_warm_start
 
 logger = logging.get_logger(__name__)
 
 LOCK_FILE = ".lock"
-DESIGN = "latency design"  # what the study remembers it by
 ENDING = "confirmation and full distillation"  # of all workers one has it
 
 T = TypeVar("T")
@@ -102,7 +97,7 @@ class ArchitectureSearch:
         for one in constraints:
             budget = budget.stricter(one) if isinstance(one, Budget) else budget
         required = check_search(teacher, space, args, training_args)
-        self.predicates = [one for one in constraints if not isinstance(one, Budget)]
+        predicates = [one for one in constraints if not isinstance(one, Budget)]
         self.setting = SearchSetting(
             teacher,
             space,
@@ -121,9 +116,7 @@ class ArchitectureSearch:
         self.folder = self.setting.folder
         report_to = training_args.report_to if self.is_main and isinstance(training_args.report_to, list) else []
         self.tracker = SearchTracker(report_to, self.folder, budget)
-        self.latencies = ArchitectureLatencies(
-            teacher, self.setting.student_config, latency_benchmark or args.latency_benchmark, args.latency_backend
-        )
+        self.timing = ShapeTiming(self.setting, latency_benchmark or args.latency_benchmark, predicates)
         self.mini_kd = MiniKD(self.setting, required)
         self._check_texts()
         self.mini_kd.check()
@@ -171,7 +164,7 @@ class ArchitectureSearch:
         everywhere = setting.on_main(study)
         setting.wait()  # nobody goes on before the directory is settled
         if study is not None:
-            self._look_at_budgets(study)
+            self.timing.look_at_budgets(study)
             self.tracker.begin(self.configuration, study.trials())
         self.mini_kd.prepare(store=setting.from_main(lambda: self._anything_to_train(study)))
         self._search(study)
@@ -195,7 +188,7 @@ class ArchitectureSearch:
             trials=everywhere.trials(),
             confirmations=confirmations,
             students=students,
-            latency_method=setting.from_main(self.latencies.describe),
+            latency_method=setting.from_main(self.timing.latencies.describe),
             cost=setting.cost.seconds,
             log_history=read_log(self.folder),
         )
@@ -270,29 +263,11 @@ class ArchitectureSearch:
 
     # ---- ask, filter by budget, measure, tell ----
 
-    def _look_at_budgets(self, study: SearchStudy) -> None:
-        """Time a design of shapes, and let the controller propose only what is expected to meet the budget."""
-        predicted = PredictedBudget(self.setting.space, self.setting.budget, self.latencies)
-        with self.setting.cost.clock("design"):
-            while (rows := study.remembered(DESIGN)) is None:
-                if study.acquire(DESIGN):
-                    study.remember(DESIGN, predicted.time())
-                    study.finish(DESIGN)
-                else:  # another worker times
-                    time.sleep(study.poll_seconds)
-        predicted.fit(rows)
-
-        def admits(architectures: Sequence[Architecture]) -> np.ndarray:
-            allowed = [all(allow(one) for allow in self.predicates) for one in architectures]
-            return predicted.admits(architectures) & np.array(allowed, dtype=bool)
-
-        study.sampler.admits = admits
-
     def _search(self, study: SearchStudy | None) -> None:
         setting = self.setting
         with self._progress(study) as progress:
             while pool := self._when_ready(lambda: self._ask(study)):
-                trials = setting.from_main(partial(self._time, study, pool))
+                trials = setting.from_main(partial(self._worth_training, study, pool))
                 if trials:
                     callback = NASSearchCallback(
                         study,
@@ -322,6 +297,9 @@ class ArchitectureSearch:
             args.pool_size or args.candidates_per_episode, 0 if self._has_enough(study) else args.num_episodes
         )
 
+    def _worth_training(self, study: SearchStudy | None, pool: Sequence[Trial]) -> list[Trial]:
+        return [] if study is None else self.timing.time(study, pool)
+
     def _has_enough(self, study: SearchStudy) -> bool:
         """Whether a limit of the search is reached, other than its episodes."""
         args, spent = self.setting.args, sum(self.setting.cost.seconds.values())
@@ -338,32 +316,6 @@ class ArchitectureSearch:
         args = self.setting.args
         planned = min(args.num_episodes * args.candidates_per_episode, self.setting.space.size)
         return study is not None and (len(study.trials()) < planned or not distilled_before(self.folder))
-
-    def _time(self, study: SearchStudy | None, pool: Sequence[Trial]) -> list[Trial]:
-        """The candidates that are worth a mini-KD; what was measured before an interruption is kept."""
-        assert study is not None
-        untimed = {trial.number: trial.architecture for trial in pool if trial.latency is None}
-        timed = {trial.number: trial for trial in pool}
-        if untimed:
-            with self.setting.cost.clock("latency"):
-                latencies = self.latencies.measure(untimed)
-            machine = str(DeviceFingerprint.of(self.latencies.benchmark.device))
-            for number, latency in latencies.items():
-                costs = self._costs(untimed[number])
-                study.set_latency(number, latency, costs, machine)
-                timed[number] = replace(timed[number], latency=latency, costs=costs, machine=machine)
-                if not self.setting.budget.met_by(timed[number]):
-                    timed[number] = replace(timed[number], state=FAILED, failure=TOO_SLOW)
-                    study.tell(timed[number])
-                    logger.info(f"#{number:<3d} {untimed[number]!s:<36} {latency.speedup:.1f}x: misses the budget")
-        trained = [trial for trial in timed.values() if trial.failure != TOO_SLOW]
-        return [] if all(study.is_finished(trial.number) for trial in trained) else trained
-
-    def _costs(self, architecture: Architecture) -> dict[str, float]:
-        costs = {name: float(values[0]) for name, values in self.latencies.shape_costs([architecture]).items()}
-        if "memory_mb" in self.setting.budget.limits:
-            costs["memory_mb"] = self.latencies.measure_memory({0: architecture})[0]
-        return costs
 
     def _when_ready(self, ask: Callable[[], T | None]) -> T:
         """What the main process gets from the study, once other workers are ready; in every process."""
@@ -387,23 +339,8 @@ class ArchitectureSearch:
                 f"none of the measured architectures meets the budget: {str(widest) or 'any latency'} (or all of them "
                 "diverged); allow smaller shapes in the search space, or a smaller speedup or a larger latency_budget."
             )
-        predict = None if study is None else self._latency_model(study)
-        return confirm(setting, setting.on_main(study), self.mini_kd, best, self._time_closely, predict)
-
-    def _latency_model(self, study: SearchStudy) -> LatencyModel | None:
-        """Predicts latencies as shares of the teacher's, from all that was timed."""
-        rows = study.remembered(DESIGN) or []
-        timed = {Architecture(**row["architecture"]): Latency(*row["latency"]) for row in rows}
-        timed |= {trial.architecture: trial.latency for trial in study.trials() if trial.latency is not None}
-        return (
-            LatencyModel.fit({one: 1 / latency.speedup for one, latency in timed.items()}) if len(timed) > 1 else None
-        )
-
-    def _time_closely(self, shapes: Sequence[Architecture]) -> list[tuple[Latency, Mapping[str, float]]]:
-        with self.setting.cost.clock("confirmation"):
-            repeats = MORE_CALLS * self.setting.args.latency_repeats
-            latencies = self.latencies.measure(dict(enumerate(shapes)), repeats=repeats)
-            return [(latencies[number], self._costs(one)) for number, one in enumerate(shapes)]
+        predict = None if study is None else self.timing.latency_model(study)
+        return confirm(setting, setting.on_main(study), self.mini_kd, best, self.timing.time_closely, predict)
 
     # ---- what is seen of it ----
 
@@ -427,7 +364,7 @@ class ArchitectureSearch:
         figures = trial.failure or (
             f"{self.setting.quality.label} {trial.quality:.3f}  loss {trial.loss:.3f}  reward {trial.reward:.3f}"
         )
-        stopped = "  (stopped early)" if trial.state == "stopped" else ""
+        stopped = "  (stopped early)" if trial.state == STOPPED else ""
         assert trial.latency is not None
         logger.info(
             f"#{trial.number:<3d} {trial.architecture!s:<36} {figures}  {trial.latency.student_ms:.1f} ms = "
