@@ -24,11 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 from tqdm.auto import tqdm
 
 from kdnas_hf import Architecture, SearchSpace
-from kdnas_hf.search import EpsilonSchedule, Reward, SearchArguments, make_controller
+from kdnas_hf.latency import Latency
+from kdnas_hf.search import REWARDS, EpsilonSchedule, Reward, SearchArguments, make_controller
 from kdnas_hf.search.controllers import (
     CONTROLLERS,
     EPISODE,
@@ -45,7 +47,7 @@ from kdnas_hf.search.trial import COMPLETE, DIVERGED, Trial
 
 TABLE = Path(__file__).with_name("architecture_table.csv")
 SPACE = Path(__file__).with_name("architecture_table.yaml")
-REWARD = Reward(alpha=-0.12, beta=0.6)
+REWARD = REWARDS["quality"]
 TEACHER = Architecture(12, 12, 384, 1536, "gelu")  # multilingual-e5-small
 SHORT = ("default", "random", "lstm", "depth", "gp")
 EVALUATIONS = {"short": 15, "full": 30}
@@ -96,9 +98,9 @@ def read_table(path: Path, reward: Reward) -> dict[Architecture, Measured]:
 
 def measured_of(row: Mapping[str, str], reward: Reward) -> Measured:
     """What a row says."""
-    loss = float(row[f"loss_{steps_of(row)[-1]}"])
-    latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
-    return Measured(reward(loss, latency, teacher), 1 - loss, latency, teacher / latency)
+    quality = 1 - float(row[f"loss_{steps_of(row)[-1]}"])
+    latency = Latency(float(row["latency_ms"]), float(row["latency_iqr_ms"]), float(row["teacher_latency_ms"]))
+    return Measured(reward(quality, latency), quality, latency.student_ms, latency.speedup)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ def play(
                 trial = study.ask()
                 trial.set_user_attr(EPISODE, episode)
                 for name, distribution in distributions(landscape.space).items():
-                    trial._suggest(name, distribution)
+                    assert isinstance(distribution, CategoricalDistribution)
+                    trial.suggest_categorical(name, distribution.choices)
                 asked.append(trial)
         for trial in asked:
             architecture = architecture_of(study.get_trials(deepcopy=False)[trial.number])

@@ -17,14 +17,17 @@ from kdnas_hf import (
     DataArguments,
     DistillationTrainingArguments,
     LatencyBenchmark,
+    SearchArguments,
+    SearchResult,
     StudentEvidence,
     TeacherArguments,
     TrainingSetup,
 )
 from kdnas_hf.evaluation import EvaluationResults
-from kdnas_hf.hub import record_evaluation, record_latency, record_training
+from kdnas_hf.hub import record_evaluation, record_latency, record_search, record_training
 from kdnas_hf.hub.evidence import teacher_license, training_curve, training_seconds
 from kdnas_hf.latency import DeviceFingerprint, LatencyMeasurement, LatencyReport
+from kdnas_hf.search import Budget, DistilledStudent
 
 
 def make_args(folder, **changes):
@@ -40,7 +43,8 @@ def test_evidence_is_read_back_as_it_was_written(student):
     evidence = StudentEvidence.load(student)
     assert evidence.training == example_training()
     assert evidence.search == example_search()
-    assert evidence.search.record.r2 == 0.36
+    assert evidence.search.trial.quality == 0.36
+    assert evidence.search.confirmation.quality == pytest.approx(0.352)
     assert evidence.latency == [example_latency()]
     (evaluation,) = evidence.evaluations
     assert evaluation == example_evaluation()
@@ -200,7 +204,42 @@ def test_latency_is_that_of_teacher_and_student_side_by_side(student, teacher):
     assert row.teacher_ms > row.student_ms > 0  # four layers of 32 against one of 16
 
 
-def test_search_evidence_knows_its_own_record_by_its_shape():
+def test_search_evidence_knows_its_own_trial_confirmation_and_comparison_by_its_shape():
     search = example_search()
-    assert dataclasses.replace(search, records=[]).record is None
-    assert search.record.number == 0
+    assert search.trial.number == 0
+    assert dataclasses.replace(search, trials=search.trials[1:]).trial is None
+    assert search.confirmation is search.comparison.winner is search.confirmations[0]
+    other = dataclasses.replace(search, architecture=search.trials[1].architecture)
+    assert (other.confirmation, other.comparison) == (None, None)
+    failed = dataclasses.replace(search, architecture=search.trials[4].architecture)
+    assert failed.trial is None
+    assert search.constraint == Budget(4.0)
+
+
+@pytest.mark.parametrize("layers", [{"1": 0.4}, {}])
+def test_how_a_shape_was_found_is_kept_as_the_search_tells_it(student, tmp_path, layers):
+    search = example_search()
+    found, other = (
+        DistilledStudent(
+            path="student", architecture=shape, quality=0.4, loss=0.6, quality_per_layer=layers,
+            latency=search.trials[0].latency, costs={}, tokens=1, reward=0.4,
+        )
+        for shape in (search.architecture, search.trials[1].architecture)
+    )  # fmt: skip
+    result = SearchResult(tmp_path, search.trials, search.confirmations, [other, found], "timed so.", {"total": 3.0})
+    (tmp_path / "pareto.png").write_bytes(b"plot")
+    args = SearchArguments(controller="random", speedup=4.0, latency_budget="5ms")
+    record_search(student, result, found, args, space=12)
+    evidence = StudentEvidence.load(student).search
+    label = "R²" if layers else "quality"
+    assert evidence == dataclasses.replace(
+        search, rank=2, controller="random", space=12, budget={"speedup": 4.0, "latency_ms": 5.0},
+        latency_method="timed so.", seconds={"total": 3.0}, label=label,
+    )  # fmt: skip
+    assert (student / "evidence" / "pareto.png").read_bytes() == b"plot"
+    assert label in evidence.comparison.sentence
+    lines = (student / "evidence" / "architectures.jsonl").read_text().splitlines()
+    assert [json.loads(line)["speedup"] for line in lines] == [trial.speedup for trial in search.trials]
+    (student / "evidence" / "architectures.jsonl").write_text("{")
+    with pytest.raises(ValueError, match=r"architectures\.jsonl is damaged"):
+        StudentEvidence.load(student)

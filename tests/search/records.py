@@ -1,6 +1,7 @@
-"""Records for the tests of the ledger, the study and the report."""
+"""Trials and confirmations for the tests of the study, the controllers and the report."""
 
-from kdnas_hf.search import Architecture, ArchitectureRecord, SearchSpace
+from kdnas_hf.latency import Latency
+from kdnas_hf.search import Architecture, Confirmation, SearchSpace, Trial
 
 SPACE = SearchSpace.from_dict(
     {
@@ -24,21 +25,23 @@ LANDSCAPE = SearchSpace.from_dict(
 )
 
 
-def record(number, architecture=None, r2=0.3, latency=10.0, state="complete", episode=0, reward=None):
-    complete = state == "complete"
-    return ArchitectureRecord(
-        number=number,
-        episode=episode,
-        architecture=architecture or Architecture(1, 2, 8, 16, "gelu"),
-        state=state,
-        loss=1 - r2 if complete else None,
-        r2=r2 if complete else None,
-        latency_ms=latency,
-        latency_iqr_ms=0.5,
-        teacher_latency_ms=40.0,
-        speedup=40.0 / latency,
-        parameters=1000,
-        tokens=500,
-        seconds=1.5,
-        reward=(r2 if reward is None else reward) if complete else None,
+def trial(number, architecture=None, quality=0.3, latency=10.0, state="complete", episode=0, reward=None, **values):
+    """A trial beside a teacher of 40 ms; one that failed has neither quality nor reward, nor was it trained."""
+    is_trained = state != "failed"
+    figures = {
+        "latency": Latency(latency, 0.5, 40.0),
+        "costs": {"parameters": 1000},
+        "quality": quality if is_trained else None,
+        "loss": 1 - quality if is_trained else None,
+        "readings": {5: quality / 2, 10: quality} if is_trained else {},
+        "tokens": 500 if is_trained else 0,
+        "seconds": 1.5,
+        "reward": (quality if reward is None else reward) if is_trained else None,
+    }
+    return Trial(number, episode, architecture or Architecture(1, 2, 8, 16, "gelu"), state, **figures | values)
+
+
+def confirmation(architecture, origin="search", qualities=(0.30, 0.32), latency=10.0, **values):
+    return Confirmation(
+        architecture=architecture, origin=origin, qualities=qualities, latency=Latency(latency, 0.1, 40.0), **values
     )

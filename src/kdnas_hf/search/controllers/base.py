@@ -114,7 +114,7 @@ class ArchitectureSampler(BaseSampler):
         self.admits: Callable[[Sequence[Architecture]], np.ndarray] | None = None
 
     def known(self, study: optuna.Study, number: int) -> tuple[int, list[Observation], list[Architecture]]:
-        """A trial's episode, or the next while it says none; what those before showed; what has no result that counts."""
+        """A trial's episode, or the next while it says none; what was observed before it; and what is pending."""
         trials = study.get_trials(deepcopy=False)
         episodes = {one.number: one.user_attrs[EPISODE] for one in trials if EPISODE in one.user_attrs}
         episode = episodes.get(number, max(episodes.values(), default=-1) + 1)
