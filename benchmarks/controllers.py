@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import optuna
@@ -155,7 +156,7 @@ def play(
     sampler: ArchitectureSampler,
     evaluations: int,
     values_of: Callable[[Architecture], list[float]],
-    directions: Sequence[str] = ("maximize",),
+    directions: Sequence[Literal["maximize", "minimize"]] = ("maximize",),
 ) -> list[Trial]:
     """Search in episodes; the trials, fewer where the controller has no more to propose."""
     study = optuna.create_study(sampler=sampler, directions=directions)

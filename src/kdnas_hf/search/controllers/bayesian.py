@@ -25,9 +25,9 @@ from .base import ArchitectureSampler, Observation
 class ArchitectureFeatures:
     """Architectures of a space as vectors: logarithms of what is a number, an indicator for each choice of a name.
 
-    Each number is scaled so that the choices of the space lie between 0 and 1. What differs by layer, as the teacher's
-    layers that are kept do, is the mean over layers, and how much higher it is in the second half of them than in the
-    first. The last feature is the size of all layers together, which quality and costs depend on most.
+    Each number is scaled so that the choices of the space lie between 0 and 1. What differs by layer is the mean over
+    layers, and how much higher it is in the second half of them than in the first; of the teacher's layers that are
+    kept, four at even spacing. The last feature is the size of all layers, which quality and costs depend on most.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -51,8 +51,8 @@ class ArchitectureFeatures:
         if len(space.embedding_size) > 1:
             found.append(architecture.word_embedding_size / architecture.hidden_size)
         if space.teacher_layers is not None:
-            last = max(space.teacher_layers)
-            found += _summary([[layer / last] for layer in architecture.per_layer("teacher_layers")])
+            kept = np.array(architecture.teacher_layers) / max(space.teacher_layers)
+            found += np.interp(np.linspace(0, 1, 4), np.linspace(0, 1, len(kept)), kept).tolist()
         size = math.log(architecture.encoder_parameters) - self.smallest
         return [*found, size / max(self.largest - self.smallest, 1e-9)]
 
@@ -75,8 +75,8 @@ def _scaled(values: Sequence[Any], chosen: Any) -> list[float]:
 class GaussianProcess:
     """Regression with a Matérn 5/2 kernel, one length scale for each feature, and noise.
 
-    Kernel and noise, a variance, are those of ``values``, ``(points,)``, less ``mean`` and over ``scale``; features are
-    ``(points, features)``.
+    Kernel and noise, a variance, are those of values, ``(points,)``, less ``mean`` and over ``scale``. Longer length
+    scales than here would let a few points be explained by one feature alone.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class GaussianProcess:
     @classmethod
     def fit(cls, features: np.ndarray, values: np.ndarray, seed: int) -> GaussianProcess:
         """Find kernel and noise by maximum likelihood."""
-        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(features.shape[1]), (0.2, 20.0), nu=2.5)
+        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(features.shape[1]), (0.2, 3.0), nu=2.5)
         kernel += WhiteKernel(0.1, (1e-4, 1.0))
         process = GaussianProcessRegressor(kernel, n_restarts_optimizer=1, random_state=seed)
         mean, scale = values.mean(), values.std() or 1.0
@@ -133,10 +133,10 @@ class BayesianSampler(ArchitectureSampler):
     The first episode is spread over the space: each candidate is the one farthest from those before it. Later, rewards
     are regressed. Candidates of an episode are chosen one after the other; those that have no result yet count as if
     they had the predicted one ("kriging believer", Ginsbourger et al. 2010). Hard constraints are regressed alike, and
-    the expected improvement is multiplied by the probability that they hold (Gardner et al. 2014). What failed counts
-    as the worst so far ("floor padding", Wakabayashi et al. 2022). Of what successive halving stopped, the promise is
-    regressed, and the share of the steps that it trained is a feature (as fidelity is in Kandasamy et al. 2017, arXiv
-    1703.06240). Of a study of two objectives the gain is that of `FrontSurrogate`.
+    the expected improvement is multiplied by the probability that they hold (Gardner et al. 2014). Not to fail is one
+    of them, and what failed counts as the worst so far ("floor padding", Wakabayashi et al. 2022): the latter alone
+    keeps on trying where much fails. Of what successive halving stopped, the promise is regressed, and the share of
+    the steps that it trained is a feature (as fidelity is in Kandasamy et al. 2017, arXiv 1703.06240).
     """
 
     def __init__(self, space: SearchSpace, candidates_per_episode: int, seed: int = 0) -> None:
@@ -183,10 +183,11 @@ class Surrogate:
 
     def __init__(self, features: np.ndarray, observed: Sequence[Observation], seed: int) -> None:
         self.leaders = features[[one.is_feasible for one in observed]]
-        self.constraints = []  # by how much each was missed
-        for name in sorted({name for one in observed for name in one.constraints}):
-            known = [name in one.constraints for one in observed]
-            missed = np.array([one.constraints[name] for one in observed if name in one.constraints])
+        self.constraints = []
+        excesses = [one.constraints | ({"fails": 2.0 * one.failed - 1} if one.share else {}) for one in observed]
+        for name in sorted(set().union(*excesses)):
+            known = [name in excess for excess in excesses]
+            missed = np.array([excess[name] for excess in excesses if name in excess])
             if (missed > 0).any():
                 self.constraints.append(GaussianProcess.fit(features[known], missed, seed))
         if len(self.leaders):
