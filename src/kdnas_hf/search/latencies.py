@@ -17,7 +17,7 @@ from transformers.utils import logging
 from ..data.embedded_teacher import default_cache_dir
 from ..distillation import Teacher
 from ..export import get_backend, make_runner, peak_memory_mb
-from ..export.backends import TORCH
+from ..export.backends import TORCH, Backend
 from ..export.shape_costs import Sizes, shape_costs
 from ..latency import DeviceFingerprint, Latency, LatencyBenchmark, LatencyReport, shares_of, stand_in
 from ..students import KDNASConfig, KDNASModel
@@ -115,12 +115,7 @@ class ArchitectureLatencies:
 
     def shape_costs(self, architectures: Sequence[Architecture]) -> dict[str, np.ndarray]:
         """What shapes cost as deployed: `kdnas_hf.export.shape_costs`, ``(architectures,)`` each."""
-        sizes = [
-            (one.num_hidden_layers, one.hidden_size, sum(one.per_layer("intermediate_size")), one.word_embedding_size)
-            for one in architectures
-        ]
-        how = (self.backend, self.benchmark.batch_size, self.benchmark.sequence_length)
-        return shape_costs(self.config_of(architectures[0]), *how, Sizes(*np.array(sizes, dtype=float).T))
+        return costs_of_shapes(architectures, self.config_of(architectures[0]), self.backend, self.benchmark)
 
     def describe(self) -> str:
         """One sentence on how latency is measured."""
@@ -153,6 +148,25 @@ class ArchitectureLatencies:
             "libraries": package_versions("onnxruntime", "openvino", "nncf"),
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def costs_of_shapes(
+    architectures: Sequence[Architecture], config: KDNASConfig, backend: str | Backend, benchmark: LatencyBenchmark
+) -> dict[str, np.ndarray]:
+    """What architectures cost by their shapes (`kdnas_hf.export.shape_costs`), ``(architectures,)`` each.
+
+    Args:
+        architectures: The shapes.
+        config: Configuration of one of them, for what is the same for all.
+        backend: What they are deployed with.
+        benchmark: The input that it measures.
+    """
+    sizes = [
+        (one.num_hidden_layers, one.hidden_size, sum(one.per_layer("intermediate_size")), one.word_embedding_size)
+        for one in architectures
+    ]
+    how = (backend, benchmark.batch_size, benchmark.sequence_length)
+    return shape_costs(config, *how, Sizes(*np.array(sizes, dtype=float).T))
 
 
 def _shape(config: PretrainedConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from random import Random
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 from ..latency import Latency
 from .budgets import Budget, written
 from .controllers.bayesian import ArchitectureFeatures
-from .latencies import ArchitectureLatencies
 from .latency_model import LatencyModel, work_of
 from .space import Architecture, SearchSpace
 
@@ -29,14 +28,21 @@ class PredictedBudget:
     Args:
         space: The search space.
         budget: The budget.
-        latencies: What times architectures and knows the costs of their shapes.
+        shape_costs: Gives what shapes cost, by the names of the budget's limits.
+        measure: Times architectures; None where only shapes are looked at.
 
     Raises:
         ValueError: If the shape of every architecture costs too much.
     """
 
-    def __init__(self, space: SearchSpace, budget: Budget, latencies: ArchitectureLatencies) -> None:
-        self.space, self.budget, self.latencies = space, budget, latencies
+    def __init__(
+        self,
+        space: SearchSpace,
+        budget: Budget,
+        shape_costs: Callable[[Sequence[Architecture]], dict[str, np.ndarray]],
+        measure: Callable[[Mapping[int, Architecture]], Mapping[int, Latency]] | None = None,
+    ) -> None:
+        self.space, self.budget, self.shape_costs, self.measure = space, budget, shape_costs, measure
         self.model: LatencyModel | None = None
         self._teacher_ms = 0.0
         self._members = self._admitted(space.pool(Random(0)))
@@ -72,7 +78,7 @@ class PredictedBudget:
 
     def expected(self, architectures: Sequence[Architecture]) -> dict[str, np.ndarray]:
         """Costs by the names of the budget's limits, ``(architectures,)`` each; of latency once it is regressed."""
-        costs = self.latencies.shape_costs(architectures)
+        costs = self.shape_costs(architectures)
         if self.model is not None:
             costs["latency_ms"] = self.model(architectures)
             costs["speedup"] = self._teacher_ms / costs["latency_ms"]
@@ -104,15 +110,17 @@ class PredictedBudget:
             costs = {name: float(values[nearest]) for name, values in expected.items()}
             missed = [name for name, excess in self.budget.excess(costs).items() if excess > 0]
             comes_to = ", ".join(written(name, float(f"{costs[name]:.3g}")) for name in missed)
-            wider = "smaller speedup" if missed == ["speedup"] else f"wider {' and '.join(missed)}"
+            flags = {"speedup": "a smaller speedup", "latency_ms": "a larger latency_budget"}
+            wider = " and ".join(flags.get(name, f"a larger max_{name}") for name in missed)
             raise ValueError(
                 f"no architecture of the space meets the budget ({self.budget}); the nearest, {members[nearest]}, is "
-                f"expected to have {comes_to}; allow smaller shapes or a {wider}."
+                f"expected to have {comes_to}; allow smaller shapes in the space, or {wider}."
             )
         return [one for one, able in zip(members, admitted, strict=True) if able]
 
     def _time(self, shapes: Sequence[Architecture]) -> list[dict[str, Any]]:
-        timed = self.latencies.measure(dict(enumerate(shapes)))
+        assert self.measure is not None
+        timed = self.measure(dict(enumerate(shapes)))
         return [{"architecture": one.as_dict(), "latency": [*astuple(timed[i])]} for i, one in enumerate(shapes)]
 
     def _regress(self, rows: Sequence[Mapping[str, Any]]) -> None:
