@@ -13,7 +13,6 @@ from .controllers import (
     EpsilonSchedule,
     LSTMSampler,
     OptunaSampler,
-    RewardPredictor,
     make_controller,
 )
 from .full_distillation import SearchError
@@ -48,7 +47,6 @@ __all__ = [
     "OptunaSampler",
     "Quality",
     "Reward",
-    "RewardPredictor",
     "SearchArguments",
     "SearchError",
     "SearchResult",

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from ...utils.choices import check_choice
 from ..space import Architecture, SearchSpace
 from .base import EPISODE, FAILURE, REWARD, ArchitectureSampler, architecture_of, distributions
-from .bayesian import BayesianSampler
-from .gaussian_process import posterior
-from .lstm import EpsilonSchedule, LSTMSampler, RewardPredictor
+from .bayesian import BayesianSampler, posterior
+from .lstm import EpsilonSchedule, LSTMSampler
 from .optuna_samplers import OptunaSampler
-from .rules_of_thumb import ListSampler, depth_rule, load_hand_list
+from .rules_of_thumb import ListSampler, depth_rule, evenly_spaced, load_hand_list
 
 CONTROLLERS = ("bayesian", "lstm", "tpe", "gp", "nsga2", "random", "depth", "hand")
 PARETO_CONTROLLERS = tuple(name for name in CONTROLLERS if name != "lstm")  # those that can be after two objectives
@@ -20,19 +20,10 @@ __all__ = [
     "PARETO_CONTROLLERS",
     "REWARD",
     "ArchitectureSampler",
-    "BayesianSampler",
     "EpsilonSchedule",
-    "LSTMSampler",
-    "ListSampler",
-    "OptunaSampler",
-    "RewardPredictor",
-    "architecture_of",
-    "depth_rule",
-    "distributions",
-    "load_hand_list",
-    "make_controller",
-    "posterior",
 ]
+__all__ += ["LSTMSampler", "architecture_of", "depth_rule", "distributions", "evenly_spaced", "load_hand_list"]
+__all__ += ["make_controller", "posterior"]
 
 
 def make_controller(
@@ -45,32 +36,17 @@ def make_controller(
     teacher: Architecture | None = None,
     hand: Sequence[Architecture] = (),
 ) -> ArchitectureSampler:
-    """Make a controller by name.
+    """Make a controller by name; ValueError if there is none, or it lacks what it needs.
 
-    Args:
-        name: One of `CONTROLLERS`.
-        space: The search space.
-        candidates_per_episode: Trials in an episode.
-        seed: What all random choices are drawn from.
-        epsilon: Of ``lstm``.
-        teacher: The teacher's shape, which ``depth`` keeps.
-        hand: What ``hand`` proposes, in this order.
-
-    Raises:
-        ValueError: If there is none of that name, or it lacks what it needs.
+    ``epsilon`` is for ``lstm``, ``teacher`` the shape that ``depth`` keeps, ``hand`` what ``hand`` proposes, in order.
     """
-    if name not in CONTROLLERS:
-        raise ValueError(f"controller={name!r} is unknown; choose from {', '.join(CONTROLLERS)}.")
-    if name == "bayesian":
-        return BayesianSampler(space, candidates_per_episode, seed)
+    check_choice("controller", name, CONTROLLERS)
     if name == "lstm":
         return LSTMSampler(space, candidates_per_episode, seed, epsilon)
-    if name == "random":
-        return ArchitectureSampler(space, candidates_per_episode, seed)
-    if name == "depth":
-        if teacher is None:
-            raise ValueError("controller='depth' keeps the teacher's shape; give teacher.")
-        return ListSampler(space, candidates_per_episode, depth_rule(space, teacher))
-    if name == "hand":
+    if name in ("bayesian", "random"):
+        return (BayesianSampler if name == "bayesian" else ArchitectureSampler)(space, candidates_per_episode, seed)
+    if name == "depth" and teacher is not None:
+        hand = depth_rule(space, teacher)
+    if name in ("depth", "hand"):
         return ListSampler(space, candidates_per_episode, hand)
     return OptunaSampler(name, space, candidates_per_episode, seed)
