@@ -10,9 +10,9 @@ search, and three just before a random one of its file operations, so that rare 
 A distillation of two students in three stages is killed as often: three times in six after a random step of any stage,
 twice just before a file operation, once at a random moment. Its students' weights are compared byte by byte.
 
-A line of ``architectures.jsonl`` counts as lost if it was readable before a restart and is not there, unchanged, afterwards. An
-architecture counts as repeated if it stands there twice, or if a step of its mini-KD is made after the last
-checkpoint of that mini-KD; a stage likewise.
+A line of ``architectures.jsonl`` counts as lost if it was readable before a restart and is not there, unchanged,
+afterwards. An architecture counts as repeated if it stands there twice, or if a step of its mini-KD is made after the
+last checkpoint of that mini-KD; a stage likewise.
 
 The last line is one JSON object. The exit status is 1 if a start failed, or something was lost, repeated or differs.
 """
