@@ -244,7 +244,12 @@ def test_what_a_probe_cannot_be_fitted_on_is_refused_in_one_line(tmp_path, token
         ("intent", None, ValueError, "'intent' is unknown; did you mean intents"),
         (task, tmp_path / "nowhere", FileNotFoundError, "nowhere"),
         (task, tmp_path / "empty", FileNotFoundError, "topic"),
-        (task, tmp_path / "same", ValueError, "training rows are of one class; choose another task, or give rows of several"),
+        (
+            task,
+            tmp_path / "same",
+            ValueError,
+            "training rows are of one class; choose another task, or give rows of several",
+        ),
         (torn, tmp_path / "same", ValueError, "is not valid YAML"),
     ]:
         with pytest.raises(kind) as caught:
