@@ -165,10 +165,11 @@ class SearchSpace:
     def _members(self) -> Iterator[Architecture]:
         for (depth, hidden, embedding), neurons in self._families.items():
             choices = (self.intermediate_size, self._heads(hidden), self.hidden_act)
-            layers = (itertools.product(values, repeat=self._free_layers(depth)) for values in choices)
-            kept = [None] if self.teacher_layers is None else itertools.combinations(sorted(self.teacher_layers), depth)
-            together: Iterator[Any] = itertools.product(*layers, kept)
-            for inner, heads, activations, copied in together:
+            layers: list[Any] = [itertools.product(values, repeat=self._free_layers(depth)) for values in choices]
+            kept: Any = (
+                [None] if self.teacher_layers is None else itertools.combinations(sorted(self.teacher_layers), depth)
+            )
+            for inner, heads, activations, copied in itertools.product(*layers, kept):
                 if sum(inner) * depth // len(inner) in neurons:
                     yield Architecture(depth, heads, hidden, inner, activations, embedding, copied)
 
@@ -244,8 +245,8 @@ class SearchSpace:
         for name in PER_LAYER_FIELDS:
             values = getattr(self, name)
             found |= {name + layer: values for layer in (layers if self.per_layer and len(values) > 1 else [""])}
-        # a trial whose parameters are being set is no architecture before the last of `found`
-        return {f"teacher_layer{layer}": self.teacher_layers for layer in layers if self.teacher_layers} | found
+        kept = {f"teacher_layer{layer}": self.teacher_layers for layer in layers if self.teacher_layers}
+        return kept | found  # a trial that has not all of them is no architecture yet: the last are never left out
 
     def encode(self, architecture: Architecture) -> dict[str, Any]:
         """An architecture as parameters of a trial; `decode` is the inverse.
@@ -258,10 +259,10 @@ class SearchSpace:
         return params
 
     def decode(self, params: Mapping[str, Any]) -> Architecture:
-        """The architecture that parameters name, with heads that divide its hidden size and layers that ascend.
+        """The architecture that parameters name, or come nearest to.
 
-        Heads that do not become the nearest that do, by ratio; kept layers are sorted, and of those that are named
-        twice one becomes the nearest that is not kept.
+        Heads that do not divide the hidden size become the nearest that do, by ratio; kept layers are sorted, and one
+        that is named twice becomes the nearest that is not kept.
         """
         params = dict(params)
         if heads := self._heads(params["hidden_size"]):
@@ -275,8 +276,6 @@ class SearchSpace:
                 kept.append(min(unused, key=lambda layer: (abs(layer - wanted), layer)))
             params.update(zip(names, sorted(kept), strict=True))
         return Architecture.from_params(params)
-
-    # ---- files ----
 
     def as_dict(self) -> dict[str, Any]:
         """The space as it is written in YAML: choices, and what else is not as by default."""

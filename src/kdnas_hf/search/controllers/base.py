@@ -123,11 +123,11 @@ class ArchitectureSampler(BaseSampler):
             return one.state.is_finished() and (self.asynchronous or episodes.get(one.number, -1) < episode)
 
         signs = [1 if direction is StudyDirection.MAXIMIZE else -1 for direction in study.directions]
-        observed = observe([one for one in trials if counts(one)], signs)
-        others = [one for one in trials if not counts(one) and (one.number < number or self.asynchronous)]
-        pending = [architecture_of(one) for one in others if one.number != number]
-        members = [one for one in observed if one.architecture in self.space]
-        return episode, members, [one for one in pending if one is not None]
+        past = observe([one for one in trials if counts(one)], signs)
+        observed = [one for one in past if one.architecture in self.space]
+        others = [one for one in trials if one.number < number or (self.asynchronous and one.number > number)]
+        pending = [architecture_of(one) for one in others if not counts(one)]
+        return episode, observed, [one for one in pending if one is not None]
 
     def allowed(self, study: optuna.Study, number: int, members: Iterable[Architecture]) -> list[Architecture]:
         """Those that no other trial has taken, and that are admitted."""

@@ -75,8 +75,8 @@ def _scaled(values: Sequence[Any], chosen: Any) -> list[float]:
 class GaussianProcess:
     """Regression with a Matérn 5/2 kernel, one length scale for each feature, and noise.
 
-    Kernel and noise, a variance, are those of ``values``, ``(points,)``, less ``mean`` and over ``scale``; features are
-    ``(points, features)``.
+    Kernel and noise, a variance, are those of values, ``(points,)``, less ``mean`` and over ``scale``. Longer length
+    scales than here would let a few points be explained by one feature alone.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class GaussianProcess:
     @classmethod
     def fit(cls, features: np.ndarray, values: np.ndarray, seed: int) -> GaussianProcess:
         """Find kernel and noise by maximum likelihood."""
-        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(features.shape[1]), (0.2, 20.0), nu=2.5)
+        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(features.shape[1]), (0.2, 3.0), nu=2.5)
         kernel += WhiteKernel(0.1, (1e-4, 1.0))
         process = GaussianProcessRegressor(kernel, n_restarts_optimizer=1, random_state=seed)
         mean, scale = values.mean(), values.std() or 1.0
@@ -184,9 +184,11 @@ class Surrogate:
     def __init__(self, features: np.ndarray, observed: Sequence[Observation], seed: int) -> None:
         self.leaders = features[[one.is_feasible for one in observed]]
         self.constraints = []  # by how much each was missed
-        for name in sorted({name for one in observed for name in one.constraints}):
-            known = [name in one.constraints for one in observed]
-            missed = np.array([one.constraints[name] for one in observed if name in one.constraints])
+        # to train at all is one of them
+        excesses = [one.constraints | ({"fails": 2.0 * one.failed - 1} if one.share else {}) for one in observed]
+        for name in sorted(set().union(*excesses)):
+            known = [name in excess for excess in excesses]
+            missed = np.array([excess[name] for excess in excesses if name in excess])
             if (missed > 0).any():
                 self.constraints.append(GaussianProcess.fit(features[known], missed, seed))
         if len(self.leaders):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import optuna
 
@@ -41,7 +40,8 @@ def depth_rule(space: SearchSpace, teacher: Architecture) -> list[Architecture]:
     able = [size for size in space.hidden_size if any(size % heads == 0 for heads in space.num_attention_heads)]
     width, heads = _nearest(able, teacher.hidden_size), teacher.per_layer("num_attention_heads")[0]
     inner = _nearest(space.intermediate_size, teacher.per_layer("intermediate_size")[0])
-    activation = _nearest(space.hidden_act, teacher.per_layer("hidden_act")[0])
+    wanted = teacher.per_layer("hidden_act")[0]
+    activation = wanted if wanted in space.hidden_act else space.hidden_act[0]
     sizes = [size for size in space.embedding_size if size is not None and size <= width]
     embedding = None if None in space.embedding_size else max(sizes, default=None)
     found = []
@@ -52,9 +52,7 @@ def depth_rule(space: SearchSpace, teacher: Architecture) -> list[Architecture]:
     return [one for one in found if one in space]
 
 
-def _nearest(values: Sequence[Any], wanted: Any) -> Any:
-    if isinstance(wanted, str):
-        return wanted if wanted in values else values[0]
+def _nearest(values: Sequence[int], wanted: int) -> int:
     return min(values, key=lambda value: abs(math.log(value / wanted)))
 
 
