@@ -1,20 +1,18 @@
-"""Searches of the Pareto front, and what the report says of it."""
+"""Searches of the Pareto front."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import optuna
 import pytest
 import torch
-from records import LANDSCAPE, SPACE, record
+from records import LANDSCAPE
 from tiny_search import tiny_search
 
 from kdnas_hf import SearchArguments
-from kdnas_hf.search import front_uncertainty, make_controller, pareto_front
+from kdnas_hf.search import make_controller
 from kdnas_hf.search.controllers import PARETO_CONTROLLERS, architecture_of
 from kdnas_hf.search.controllers.bayesian import GaussianProcess
-from kdnas_hf.search.importance import importances
 
 
 @pytest.fixture(autouse=True)
@@ -114,39 +112,6 @@ def test_what_has_no_front_is_refused(values, message):
         SearchArguments(**values)
 
 
-def of_the_space(count=12, noise=0.0, seed=0):
-    random = np.random.default_rng(seed)
-    found = []
-    for number, architecture in enumerate(list(SPACE)[:count]):
-        size = architecture.encoder_parameters
-        quality = 0.05 * np.log(size) + 0.2 * (architecture.hidden_act == "relu") + noise * random.standard_normal()
-        found.append(record(number, architecture, r2=float(quality), latency=size / 1000))
-    return found
-
-
-def test_what_is_far_ahead_is_certainly_on_the_front_and_what_is_far_behind_never():
-    records = of_the_space()
-    best, worst = replace(records[0], r2=0.9, latency_ms=0.1, speedup=400.0), replace(records[1], r2=0.0, speedup=0.1)
-    found = front_uncertainty([best, worst, *records[2:]], SPACE, latency_repeats=15)
-    assert found.chances[0] > 0.95
-    assert found.chances[1] == 0.0
-
-
-def test_neighbours_within_the_noise_share_the_front():
-    records = [record(number, SPACE.architectures[number], r2=0.3, latency=10.0 + number / 100) for number in (0, 1)]
-    assert [one.number for one in pareto_front(records)] == [0]
-    found = front_uncertainty(records, SPACE, latency_repeats=15)
-    assert found.r2_deviation is None  # two are too few
-    assert found.chances[0] == pytest.approx(0.5, abs=0.1)
-    assert found.chances[1] == pytest.approx(0.5, abs=0.1)
-
-
-def test_the_noise_of_r2_is_what_the_space_does_not_explain():
-    quiet = front_uncertainty(of_the_space(24), SPACE, 15).r2_deviation
-    noisy = front_uncertainty(of_the_space(24, noise=0.05), SPACE, 15).r2_deviation
-    assert quiet < 0.02 < noisy < 0.1
-
-
 def test_errors_of_what_was_left_out_are_those_of_fits_without_it():
     random = np.random.default_rng(0)
     features = random.random((10, 2))
@@ -159,13 +124,3 @@ def test_errors_of_what_was_left_out_are_those_of_fits_without_it():
         one.mean, one.scale = 0.0, 1.0
         one.process.fit(one.features, one.values)
         assert error == pytest.approx(values[index] - one.predict(features[[index]])[0][0] * whole.scale, abs=1e-8)
-
-
-def test_importance_is_that_of_the_choice_which_explains_the_figure():
-    by_activation = [replace(one, reward=float(one.architecture.hidden_act == "relu")) for one in of_the_space(24)]
-    shares = importances(SPACE, by_activation, "reward")
-    assert next(iter(shares)) == "hidden_act"
-    assert shares["hidden_act"] > 0.9
-    assert sum(shares.values()) == pytest.approx(1.0)
-    assert importances(SPACE, by_activation[:7], "reward") == {}
-    assert importances(SPACE, [replace(one, reward=0.5) for one in by_activation], "reward") == {}

@@ -186,7 +186,7 @@ def test_the_report_lists_what_was_measured_again_what_it_cost_and_how(tmp_path)
     assert "7 of 180 architectures: 4 complete, 1 too slow, 1 diverged, 1 stopped. 2,570 tokens" in text
     assert row(text, "teacher statistics")[1] == "1"
     assert row(text, "latencies of shapes, before the first episode")[1] == "3"
-    assert row(text, "confirmation and comparison")[1] == "21"
+    assert row(text, "confirmation")[1] == "21"
     assert row(section(report, "The student"), "`student/`")[2:] == ["0.450", "8.00", "5.00x", "1.2 M", "12,345"]
 
 

@@ -42,10 +42,9 @@ class MeasuredShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation(MeasuredShape):
-    """A shape that was trained with further seeds, and timed with more calls.
+    """A shape that was trained with further seeds, and timed with more calls: alike for all of a search, interleaved.
 
-    All of a search have the same seeds, texts and order of texts, and are timed interleaved. A shape of several origins
-    is there once for each, with the same figures.
+    A shape of several origins is there once for each, with the same figures.
 
     Attributes:
         origin: ``"search"``, ``"random"``, or the rule of thumb in words, like ``"teacher's width, 2 layers"``.

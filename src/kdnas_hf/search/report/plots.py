@@ -37,16 +37,14 @@ def plot_front(result: SearchResult, budget: Budget, path: Path, label: str = "R
                 *_points(again), yerr=[one.deviation for one in again], fmt=marker, color=color, mfc="none", ms=9,
                 lw=1, capsize=3, zorder=4, label=f"{name}, further seeds",
             )  # fmt: skip
-    if students := result.students:
-        axes.scatter(
-            *_points(students), marker="*", s=220, c="tab:orange", ec="black", zorder=5, label="distilled student"
-        )
-    limits = [100 / budget.speedup] if budget.speedup > 0 else []
-    if known and budget.latency_ms < math.inf:  # beside the teacher's median over all measurements
-        teacher_ms = statistics.median(trial.latency.teacher_ms for trial in known if trial.latency is not None)
-        limits.append(100 * budget.latency_ms / teacher_ms)
-    if limits:
-        axes.axvline(min(limits), color="grey", ls="--", lw=1, label=f"hard constraint: {budget}")
+    if result.students:
+        style = {"marker": "*", "s": 220, "color": "tab:orange", "edgecolor": "black", "zorder": 5}
+        axes.scatter(*_points(result.students), **style, label="distilled student")
+    # a limit in milliseconds is drawn beside the teacher's median over all measurements
+    teacher_ms = statistics.median([one.latency.teacher_ms for one in known if one.latency] or [math.nan])
+    limit = min(100 / budget.speedup if budget.speedup else math.inf, 100 * budget.latency_ms / teacher_ms)
+    if limit < math.inf:
+        axes.axvline(limit, color="grey", ls="--", lw=1, label=f"hard constraint: {budget}")
     axes.legend(loc="best")
     figure.savefig(path, dpi=130)
 

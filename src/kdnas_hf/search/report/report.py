@@ -17,15 +17,9 @@ from ..trial import FAILED, Trial
 from .comparison import Comparison, compare
 from .plots import plot_front, plot_learning_curves
 
-PLOT_FILE = "pareto.png"
-CURVES_FILE = "learning_curves.png"
+PLOT_FILE, CURVES_FILE = "pareto.png", "learning_curves.png"
 BUDGETS = tuple(Budget(speedup) for speedup in (2.0, 4.0, 7.0, 10.0))  # where the user names none
-STAGES = {
-    "design": "latencies of shapes, before the first episode",
-    "mini_kd": "mini-KD of all candidates",
-    "confirmation": "confirmation and comparison",
-    "total": "all, without what was lost to interruptions",
-}
+STAGES = {"design": "latencies of shapes, before the first episode", "mini_kd": "mini-KD of all candidates"}
 
 
 def recommend(trials: Sequence[Trial], budget: Budget, confirmations: Sequence[Confirmation] = ()) -> Trial | None:
@@ -74,7 +68,7 @@ def comparison_table(found: Comparison) -> str:
     width = "" if found.half_width is None else f" ± {found.half_width:.4f}"
     above = "" if found.random_percentile is None else f" (the winner is above {found.random_percentile:.0%})"
     shapes = {"winner": found.winner, "best rule of thumb": found.rule, f"random median{above}": found.random_median}
-    rows = []
+    rows: list[list[str]] = []
     for title, one in shapes.items():
         if one is not None:
             beside = found.relative_latency(one) - 1
@@ -103,8 +97,9 @@ def _students(students: Sequence[DistilledStudent], label: str) -> str:
 
 def _comparisons(result: SearchResult, label: str) -> str:
     """The search against rules of thumb, for each distilled student that was confirmed."""
-    winners = [student.architecture for student in result.students] or [None]
-    compared = [compare(result.confirmations, winner=winner, label=label) for winner in winners]
+    again = result.confirmations
+    compared = [compare(again, winner=student.architecture, label=label) for student in result.students]
+    compared = compared or [compare(again, label=label)]
     parts = [f"{one.sentence}\n\n{comparison_table(one)}" for one in compared if one is not None]
     if not parts:
         return (
@@ -130,10 +125,9 @@ def _recommendations(result: SearchResult, args: SearchArguments, label: str) ->
         found: dict[str, Any] = {"budget": str(budget), "limits": budget.limits, **dict.fromkeys(names)}
         row = [str(budget), "none of the measured architectures", *[""] * 5]
         if one is not None and one.latency is not None:
-            shape, student = one.architecture, students.get(one.architecture)
-            is_confirmed = shape in confirmed
+            is_confirmed, student = one.architecture in confirmed, students.get(one.architecture)
             figures = (one.quality, is_confirmed, one.latency.student_ms, one.speedup, student)
-            found |= dict(zip(names, (one.number, shape.as_dict(), *figures), strict=True))
+            found |= dict(zip(names, (one.number, one.architecture.as_dict(), *figures), strict=True))
             row = [str(budget), *_cells(one), "yes" if is_confirmed else "no", student or ""]
         values.append(found)
         rows.append(row)
@@ -188,6 +182,6 @@ def _cost(result: SearchResult, space_size: int) -> str:
     rows = [[STAGES.get(stage, stage.replace("_", " ")), f"{seconds:.0f}"] for stage, seconds in result.cost.items()]
     return (
         f"{len(result.trials)} of {space_size:,} architectures: {counts}. "
-        f"{sum(one.tokens for one in result.trials):,} tokens of mini-KD in all, without those of confirmations.\n\n"
-        + markdown_table(["stage", "seconds"], rows)
+        f"{sum(one.tokens for one in result.trials):,} tokens of mini-KD in all, without those of confirmations. Total: "
+        "without what was lost to interruptions.\n\n" + markdown_table(["stage", "seconds"], rows)
     )
