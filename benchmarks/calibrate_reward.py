@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from controllers import TABLE, read_table
 from kdnas_hf import Architecture
-from kdnas_hf.search import REWARDS, Ledger
+from kdnas_hf.latency import Latency
+from kdnas_hf.search import REWARDS, Trial
 
 
 class Point(NamedTuple):
@@ -42,9 +43,10 @@ class Point(NamedTuple):
 def read(path: Path) -> list[Point]:
     """What a search or a table measured."""
     if path.is_dir():
-        records = [r for r in Ledger(path / "architectures.jsonl").read() if r.state == "complete"]
-        return [Point(-math.log(r.speedup), 1 - (r.loss or 0.0), r.architecture) for r in records]
-    table = read_table(path, REWARDS["r2"])
+        lines = (path / "architectures.jsonl").read_text(encoding="utf-8").splitlines()
+        trials = [trial for trial in map(Trial.from_json, lines) if trial.is_complete]
+        return [Point(-math.log(t.speedup or 1.0), t.quality or 0.0, t.architecture) for t in trials]
+    table = read_table(path)
     return [Point(-math.log(one.speedup), one.quality, architecture) for architecture, one in table.items()]
 
 
@@ -103,7 +105,7 @@ def main() -> None:
     alpha = -math.sqrt(max(low, 1e-3) * min(high, 10.0))
     winners = {}
     for name, reward in REWARDS.items():
-        best = max(points, key=lambda p: reward(1 - p.quality, math.exp(p.latency), 1.0))
+        best = max(points, key=lambda p: reward(p.quality, Latency(math.exp(p.latency), 0.0, 1.0)))
         winners[name] = str(best.architecture)
     result = {"alpha": round(alpha, 3), "interval": [round(-high, 3), round(-low, 3)], "architectures": len(measured)}
     print(json.dumps(result | {"knee": str(points[chosen].architecture), "winners": winners}))

@@ -41,9 +41,6 @@ def trial(number, architecture=None, quality=0.3, latency=10.0, state="complete"
     return Trial(number, episode, architecture or Architecture(1, 2, 8, 16, "gelu"), state, **figures | values)
 
 
-record = trial  # for tests that still call it so
-
-
 def confirmation(architecture, origin="search", qualities=(0.30, 0.32), latency=10.0, **values):
     return Confirmation(
         architecture=architecture, origin=origin, qualities=qualities, latency=Latency(latency, 0.1, 40.0), **values

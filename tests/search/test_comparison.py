@@ -140,7 +140,7 @@ def test_a_winner_that_is_a_rule_ties_with_itself():
     itself = confirmation(winner.architecture, RULE, winner.qualities)
     found = compare([winner, itself, *contestants()[1:]])
     assert found.verdict == "tie"
-    assert found.sentence == f"The searched student is itself the best rule of thumb, {RULE}: a tie."
+    assert found.sentence == f"The student is itself the best rule of thumb, {RULE}: a tie, the search gains nothing."
     # its figures are there twice, but count once
     assert found.half_width == pytest.approx(half_width(np.array([one.qualities for one in contestants()]), pairs=2))
     assert compare([winner, itself]).verdict == "tie"
@@ -156,6 +156,18 @@ def test_who_is_compared_can_be_named_and_what_was_not_confirmed_is_not_compared
     assert compare([]) is None
     assert compare([contestants()[0], second]) is None  # nobody to compare with
     assert compare(contestants()[1:]) is None
+
+
+def test_a_student_that_the_search_did_not_find_is_not_said_to_be_searched():
+    drawn = compare(contestants(), winner=SHAPES[4])  # the best of three random shapes
+    assert drawn.sentence.startswith("The student, a random shape, explains 0.0200 ± ")
+    qualities = np.array([one.qualities for one in contestants()])
+    assert drawn.half_width == pytest.approx(half_width(qualities, pairs=3))
+    better = confirmation(SHAPES[8], "a better rule", (0.40, 0.42))
+    assert compare([*contestants(), better], winner=SHAPES[8]).verdict == "tie"
+    behind = compare([*contestants(), better], winner=SHAPES[1])
+    assert behind.sentence.startswith("The student, a rule of thumb, explains 0.0500 ± ")
+    assert behind.verdict == "worse"
 
 
 def test_a_shape_that_diverged_with_a_seed_is_not_compared():

@@ -52,7 +52,7 @@ def runs(monkeypatch):
 
 def search(folder, **settings):
     one = tiny_search(folder, **settings)
-    one.tracker.__init__(["listening"], folder, one.args.budget)  # transformers knows no tracker of this name
+    one.tracker.__init__(["listening"], folder, one.setting.budget)  # transformers knows no tracker of this name
     return one
 
 
@@ -107,7 +107,7 @@ def test_architectures_and_the_full_distillation_are_one_run(tmp_path, runs):
     assert distillation
     assert min(distillation) > 6
     assert distillation == sorted(distillation)
-    assert run.configuration["search.controller"] == "lstm"
+    assert run.configuration["search.mini_kd_epochs"] == 2
     assert run.folder == str(tmp_path / "logs")
     assert run.ended
 
@@ -129,9 +129,9 @@ def test_a_resumed_search_goes_on_and_logs_nothing_twice(tmp_path, runs):
 
 
 def test_an_error_before_the_trackers_run_is_the_error(tmp_path, runs):
-    search(tmp_path, num_episodes=1).run()
-    other = search(tmp_path, num_episodes=2)
-    with pytest.raises(ValueError, match="num_episodes"):
+    search(tmp_path, num_episodes=1, confirm=0).run()
+    other = search(tmp_path, num_episodes=1, confirm=0, mini_kd_epochs=3)
+    with pytest.raises(ValueError, match="mini_kd_epochs"):
         other.run()
     assert not runs[1].ended
 

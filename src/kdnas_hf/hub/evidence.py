@@ -27,7 +27,7 @@ from ..data.local_files import find_local_files
 from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
 from ..evaluation import EvaluationResults
 from ..export import ArtefactRecord, read_exports
-from ..latency import DeviceFingerprint, LatencyReport
+from ..latency import DeviceFingerprint, LatencyReport, describe_lengths
 from ..search import Architecture, DistilledStudent, SearchArguments, SearchResult, training_configuration
 from ..search.budgets import Budget
 from ..search.report import PLOT_FILE as PARETO_PLOT
@@ -205,7 +205,7 @@ class LatencyEvidence:
     Attributes:
         backend: What ran the models, and in which precision.
         batch_size: Texts in a call.
-        sequence_length: Tokens in a text.
+        sequence_length: Tokens in a text, or several lengths with their shares.
         threads: CPU threads.
         samples: Timed calls of each model.
         student_ms: The student's median, in milliseconds.
@@ -218,7 +218,7 @@ class LatencyEvidence:
 
     backend: str
     batch_size: int
-    sequence_length: int
+    sequence_length: str
     threads: int
     samples: int
     student_ms: float
@@ -456,7 +456,7 @@ def record_latency(
     measured = LatencyEvidence(
         backend=mine.backend,
         batch_size=report.batch_size,
-        sequence_length=report.sequence_length,
+        sequence_length=describe_lengths(report.sequence_length),
         threads=report.threads,
         samples=min(mine.samples, teachers.samples),
         student_ms=mine.median_ms,

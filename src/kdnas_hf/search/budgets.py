@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from .result import DistilledStudent
+from .result import MeasuredShape
 from .trial import Trial
 
 MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1000.0, "us": 0.001}
@@ -65,7 +65,7 @@ class Budget:
         """Whether anything can miss it."""
         return bool(self.limits)
 
-    def met_by(self, of: Trial | DistilledStudent | Mapping[str, float]) -> bool:
+    def met_by(self, of: Trial | MeasuredShape | Mapping[str, float]) -> bool:
         """Whether a trial, a student or costs by name meet all limits; an unknown cost misses none."""
         costs = of if isinstance(of, Mapping) else costs_of(of)
         return all(excess <= 0 for excess in self.excess(costs).values())
@@ -96,7 +96,7 @@ class Budget:
 UNLIMITED = Budget()
 
 
-def costs_of(timed: Trial | DistilledStudent) -> dict[str, float]:
+def costs_of(timed: Trial | MeasuredShape) -> dict[str, float]:
     """What is known of the costs of a trial or a student, by the names of `Budget`'s limits."""
     latency = timed.latency
     return {
@@ -140,6 +140,3 @@ def parse_budgets(speedups: list[float] | None, latencies: list[str] | None) -> 
         *(Budget(speedup=one) for one in sorted(set(speedups or []))),
         *(Budget(latency_ms=one) for one in allowed),
     ]
-
-
-LatencyBudget = Budget  # until nobody imports it

@@ -125,16 +125,11 @@ class SearchResult:
 
 
 def best_known(trial: Trial, confirmations: Sequence[Confirmation]) -> Trial:
-    """A complete trial with the figures of its shape's confirmation, if it has one; reward and loss stay."""
+    """A complete trial with the quality, latency and costs of its shape's confirmation, if it has one."""
     for one in confirmations if trial.is_complete else ():
         if one.architecture == trial.architecture:
             return replace(trial, quality=one.quality, latency=one.latency, costs={**trial.costs, **one.costs})
     return trial
-
-
-def best_quality(trial: Trial, confirmations: Sequence[Confirmation]) -> float | None:
-    """The quality of a trial's shape: its mean over the seeds of a confirmation, or else what the search read."""
-    return best_known(trial, confirmations).quality
 
 
 def pareto_front(trials: Sequence[Trial], confirmations: Sequence[Confirmation] = ()) -> list[Trial]:

@@ -1,13 +1,16 @@
-"""Where workers keep the study that they share: a database server, or a journal on a shared disk."""
+"""Where a study is kept: a file of one worker, or a database or a journal on a shared disk, which many have."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import random
 import re
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ logger = logging.get_logger(__name__)
 
 JOURNAL = "journal:"
 PATIENCE_SECONDS = 600.0
-FIRST_PAUSE_SECONDS = 0.25
+ATTEMPTS = 6  # to open a storage
 CALLS = [name for name in dir(BaseStorage) if not name.startswith("_")]
 POSTGRESQL = re.compile(r"^postgres(ql)?://")
 
@@ -33,11 +36,24 @@ class StorageError(RuntimeError):
 
 
 class _Clock(threading.local):
-    """What a thread's calls of a storage have taken, and for how long it repeats one; in seconds."""
+    """What a thread's calls of shared storages have taken, and for how long it repeats one; in seconds."""
 
     depth: int = 0
     seconds: float = 0.0
-    patience: float | None = None  # less than that of other threads
+    patience: float = math.inf  # if less than the storage's
+
+
+CLOCK = _Clock()
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """Let this thread repeat calls of a storage that is away for a second, and say nothing."""
+    CLOCK.patience = 1.0
+    try:
+        yield
+    finally:
+        CLOCK.patience = math.inf
 
 
 class MendedJournal(JournalFileBackend):
@@ -68,7 +84,6 @@ def check_storage(url: str) -> None:
     Raises:
         ValueError: If it is no address, or that of a file whose folder does not exist.
     """
-    remedy = "write postgresql+psycopg://user@host/database, or journal:/shared/disk/study.log."
     if url.startswith(JOURNAL):
         path = Path(url.removeprefix(JOURNAL))
         if not path.name or not path.parent.is_dir():
@@ -77,7 +92,29 @@ def check_storage(url: str) -> None:
     try:
         make_url(url).get_dialect()
     except (ArgumentError, NoSuchModuleError):  # their messages may quote the address with its password
-        raise ValueError(f"storage={public_storage(url)!r} is no address of a database; {remedy}") from None
+        raise ValueError(
+            f"storage={public_storage(url)!r} is no address of a database; write "
+            "postgresql+psycopg://user@host/database, or journal:/shared/disk/study.log."
+        ) from None
+
+
+def open_file(path: Path) -> BaseStorage:
+    """Open an SQLite file; a damaged one is moved aside, with a warning, and a new one is made."""
+    try:
+        if path.exists():
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+    except sqlite3.OperationalError:
+        raise  # locked, disk full or read-only: no damage
+    except sqlite3.DatabaseError as error:
+        count = len(list(path.parent.glob(f"{path.name}.damaged*")))
+        aside = path.rename(path.with_name(f"{path.name}.damaged{f'.{count}' if count else ''}"))
+        for leftover in path.parent.glob(f"{path.name}-*"):  # journals that belong to the damaged file
+            leftover.unlink()
+        logger.warning(f"{path} is damaged ({error}); it is kept as {aside.name}.")
+    return get_storage(f"sqlite:///{path.resolve()}")
 
 
 def open_storage(url: str, patience: float = PATIENCE_SECONDS) -> BaseStorage:
@@ -91,24 +128,26 @@ def open_storage(url: str, patience: float = PATIENCE_SECONDS) -> BaseStorage:
         ValueError: If it is no address, its driver is not installed, or it cannot be reached.
     """
     check_storage(url)
-    attempts = 6
-    for attempt in range(attempts):
+    shown = f"storage={public_storage(url)!r}"
+    for attempt in range(ATTEMPTS):
         try:
-            return _patient(_open(url), public_storage(url), patience)
+            storage = _open(url)
+            break
         except ImportError:
             raise ValueError(
-                f"storage={public_storage(url)!r}: its driver is not installed; for PostgreSQL: "
-                "pip install 'kdnas_hf[postgresql]'."
+                f"{shown}: its driver is not installed; for PostgreSQL: pip install 'kdnas_hf[postgresql]'."
             ) from None
         except (SQLAlchemyError, StorageInternalError, OSError) as error:
             # also what several workers get that make the tables of a new database at once
-            if attempt == attempts - 1:
+            if attempt == ATTEMPTS - 1:
                 raise ValueError(
-                    f"storage={public_storage(url)!r} cannot be opened ({_reason(error)}); check that the server runs "
-                    "and takes this user, or that the disk can be written."
+                    f"{shown} cannot be opened ({_reason(error)}); check that the server runs and takes this user, or "
+                    "that the disk can be written."
                 ) from None
             time.sleep(0.1 * 2**attempt * (0.5 + random.random()))
-    raise AssertionError("unreachable")
+    for call in CALLS:
+        setattr(storage, call, _repeated(getattr(storage, call), shown, patience))
+    return storage
 
 
 def _open(url: str) -> BaseStorage:
@@ -122,41 +161,33 @@ def _open(url: str) -> BaseStorage:
     return get_storage(RDBStorage(url, engine_kwargs=arguments))
 
 
-def _patient(storage: BaseStorage, name: str, patience: float) -> BaseStorage:
-    """Make every call of a storage wait for it while it is away, and count the time."""
-    clock = _Clock()
-    for call in CALLS:
-        setattr(storage, call, _repeated(getattr(storage, call), clock, name, patience))
-    storage.clock = clock  # type: ignore[attr-defined]
-    return storage
+def _repeated(call: Callable[..., Any], shown: str, patience: float) -> Callable[..., Any]:
+    """A call of a storage that waits while that is away, and counts the time."""
 
-
-def _repeated(call: Callable[..., Any], clock: _Clock, name: str, patience: float) -> Callable[..., Any]:
     @functools.wraps(call)
     def repeated(*args: Any, **kwargs: Any) -> Any:
-        started, pause = time.monotonic(), FIRST_PAUSE_SECONDS
-        clock.depth += 1
+        started, pause, limit = time.monotonic(), 0.5, min(patience, CLOCK.patience)
+        CLOCK.depth += 1
         try:
             while True:
                 try:
                     return call(*args, **kwargs)
                 except (SQLAlchemyError, StorageInternalError, OSError) as error:
-                    if clock.depth > 1 or not _is_away(error):
+                    if CLOCK.depth > 1 or not _is_away(error):
                         raise
-                    limit = patience if clock.patience is None else clock.patience
                     if time.monotonic() - started > limit:
                         raise StorageError(
-                            f"storage={name!r} has been away for {limit:.0f} seconds ({_reason(error)}); start this "
-                            "worker again when it is back, with the same arguments."
+                            f"{shown} has been away for {limit:.0f} seconds ({_reason(error)}); start this worker "
+                            "again when it is back, with the same arguments."
                         ) from None
-                    if pause == FIRST_PAUSE_SECONDS and clock.patience is None:
-                        logger.warning(f"storage={name!r} does not answer ({_reason(error)}); trying again.")
-                    pause = min(pause * 2, 30.0)
+                    if pause == 0.5 and CLOCK.patience == math.inf:
+                        logger.warning(f"{shown} does not answer ({_reason(error)}); trying again.")
                     time.sleep(pause * (0.5 + random.random() / 2))
+                    pause = min(pause * 2, 30.0)
         finally:
-            clock.depth -= 1
-            if clock.depth == 0:
-                clock.seconds += time.monotonic() - started
+            CLOCK.depth -= 1
+            if CLOCK.depth == 0:
+                CLOCK.seconds += time.monotonic() - started
 
     return repeated
 

@@ -1,327 +1,396 @@
-"""The study: every trial of a search in Optuna's storage, and the ledger beside it, kept in step."""
+"""The study of a search: every trial in one Optuna storage, of a lone worker or of several that share it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
+import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from transformers.utils import logging
 
-from .budgets import UNLIMITED, LatencyBudget
-from .controllers import REWARD, ArchitectureSampler, architecture_of, distributions
-from .ledger import ArchitectureRecord, Ledger
-from .space import Architecture
+from ..latency import Latency
+from ..utils.json_lines import JsonLines
+from ..utils.run_directory import configuration_differences
+from .architecture import Architecture
+from .budgets import UNLIMITED, Budget, costs_of
+from .controllers import ArchitectureSampler, architecture_of, distributions
+from .leases import ALONE, Leases, worker_of
+from .storage import CLOCK, open_file, open_storage, public_storage
+from .trial import COMPLETE, FAILED, KILLED, RUNNING, STOPPED, Trial
 
 logger = logging.get_logger(__name__)
 
-STUDY_NAME = "kdnas"
 STUDY_FILE = "study.db"
-LEDGER_FILE = "architectures.jsonl"
-LATENCY = "latency_ms"  # user attribute
-TRIAL_STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
-MACHINE = "machine"  # user attribute: where the latency was measured
-RECORD = "record"  # user attribute that holds a finished trial's line of the ledger
-CURVE = "r2"  # user attribute: R² by steps, where the study cannot take reports
-EARLIER = "earlier"  # user attribute of the study: how many trials at its front were taken over from another run
-EARLIER_EPISODE = -1
-CONFIGURATION = "configuration"  # user attribute of the study
-
-
-class StudyChangedError(RuntimeError):
-    """Another worker has made a trial where this one was about to."""
+VIEW_FILE = "architectures.jsonl"
+NEXT_POOL = "choice of the next pool"  # a lease
+EARLIER_EPISODE = -1  # of results of another search
+STATES = {
+    RUNNING: TrialState.RUNNING,
+    COMPLETE: TrialState.COMPLETE,
+    STOPPED: TrialState.PRUNED,
+    FAILED: TrialState.FAIL,
+}
+# fields of `Trial` that are user attributes of Optuna's
+ATTRIBUTES = ("latency", "costs", "machine", "quality", "loss", "tokens", "seconds", "reward", "failure")
 
 
 class SearchStudy:
-    """An Optuna study in ``study.db`` and the ledger ``architectures.jsonl``.
+    """The trials of a search in an Optuna storage: ``study.db`` of the run directory, or one that workers share.
 
-    A result is told to the study first and then appended to the ledger, so every line of the ledger is a trial of the
-    study. Whichever of the two an interruption left behind is brought up to date on opening.
+    A worker that was killed anywhere and is started again in its directory goes on with the same trials. The trials of
+    a worker that gives no sign of life fail as ``"killed"``, and others get their architectures; if it comes back, its
+    results do not count. ``architectures.jsonl`` is a view of what is finished, for readers.
 
     Args:
-        folder: The run directory.
+        folder: The run directory of this worker.
         sampler: The controller.
-        budget: Hard constraint: slower architectures are recorded, but are not feasible.
-        objective: What the study's values are: the ``"reward"``; or, for ``"pareto"``, quality (1 - L of the reward),
-            to be maximised, and latency as a share of the teacher's, to be minimised.
+        configuration: That of the search, the same for all workers.
+        budget: Trials that miss it are not feasible.
+        objective: Optuna's values are the ``"reward"``; or, for ``"pareto"``, the quality, to be maximized, and the
+            latency as a share of the teacher's, to be minimized.
+        storage: Address of a storage to share, see `open_storage`.
+        name: Of the study in the storage.
+        worker_timeout: Seconds after which a worker that gives no sign of life is dead.
+        asynchronous: Whether trials are chosen before those of earlier episodes are finished.
+
+    Raises:
+        ValueError: If the storage cannot be opened, or the study or the run directory is that of another search.
     """
 
     def __init__(
         self,
         folder: str | Path,
         sampler: ArchitectureSampler,
-        budget: LatencyBudget = UNLIMITED,
+        configuration: Mapping[str, Any],
+        *,
+        budget: Budget = UNLIMITED,
         objective: str = "reward",
+        storage: str | None = None,
+        name: str = "kdnas",
+        worker_timeout: float = 120.0,
+        asynchronous: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.sampler = sampler
         self.budget = budget
         self.objective = objective
-        self.ledger = Ledger(self.folder / LEDGER_FILE)
-        self.study = self._open()
-        self._bring_into_step()
+        self.asynchronous = sampler.asynchronous = asynchronous
+        self.worker_timeout = worker_timeout
+        self.poll_seconds = min(worker_timeout / 20, 5.0)  # until one asks again
+        self.view = JsonLines(self.folder / VIEW_FILE, Trial.from_json)
+        self._seconds_before = CLOCK.seconds
+        self.worker = worker_of(self.folder, None if storage is None else name)
+        self.storage = open_file(self.folder / STUDY_FILE) if storage is None else open_storage(storage)
+        self.leases = Leases(self.storage, name, self.worker, worker_timeout)
+        try:
+            if storage is not None:
+                self.leases.workers.start()
+            where = f"output_dir={str(folder)!r}"
+            if storage is not None:
+                where = f"study_name={name!r} in storage={public_storage(storage)!r}"
+            self._refuse_other_search(configuration, where)
+            directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 if objective == "reward" else 2]
+            self.study = optuna.create_study(
+                storage=self.storage, study_name=name, sampler=sampler, directions=directions, load_if_exists=True
+            )
+            self._study_id = self.storage.get_study_id_from_name(name)
+            self._restore(where)
+            self.write_view()
+        except BaseException:
+            self.leases.workers.stop()
+            raise
 
     def close(self) -> None:
-        """End the work on the study."""
+        """End the work on the study: what this worker has not finished is free for others at once."""
+        with contextlib.suppress(Exception):
+            self.write_view()
+        self.leases.workers.stop()
 
-    # ---- opening ----
-
-    def _open(self) -> optuna.Study:
-        path = self.folder / STUDY_FILE
-        try:
-            if path.exists():
-                _check_integrity(path)
-            return self._create(path)
-        except sqlite3.OperationalError:
-            raise  # locked, disk full or read-only: no damage
-        except sqlite3.DatabaseError as error:
-            aside = _unused(path.with_name(path.name + ".damaged"))
-            path.rename(aside)
-            for leftover in self.folder.glob(f"{STUDY_FILE}-*"):  # journals that belong to the damaged file
-                leftover.unlink()
-            logger.warning(
-                f"{path} is damaged ({error}); it is kept as {aside.name}, and a new study is made from the good lines "
-                f"of {self.ledger.path.name}."
+    def _refuse_other_search(self, configuration: Mapping[str, Any], where: str) -> None:
+        now = json.loads(json.dumps(configuration, default=str))
+        differences = "\n  ".join(configuration_differences(self.leases.first("configuration", now), now))
+        if differences:
+            raise ValueError(
+                f"{where} is a search of another configuration:\n  {differences}\n"
+                "Give the same configuration to work on it, or choose another."
             )
-            return self._create(path)
 
-    def _create(self, path: Path) -> optuna.Study:
-        return optuna.create_study(
-            storage=f"sqlite:///{path.resolve()}",
-            study_name=STUDY_NAME,
-            sampler=self.sampler,
-            directions=self.directions,
-            load_if_exists=True,
-        )
+    def _restore(self, where: str) -> None:
+        """Take from the view what a new ``study.db`` in the place of a damaged one does not have."""
+        lines = {trial.number: trial for trial in self.view.read()}
+        known = {trial.number: trial.architecture for trial in self.trials()}
+        lost = [number for number, trial in lines.items() if known.get(number) != trial.architecture]
+        if not lost:
+            return
+        if self.worker != ALONE:
+            raise ValueError(
+                f"output_dir={str(self.folder)!r} holds {len(lost)} measured architecture(s) that {where} does not "
+                "have; choose another output_dir, and hand them over with warm_start."
+            )
+        logger.warning(f"{len(lost)} trial(s) that {STUDY_FILE} does not have are taken from {self.view.path}.")
+        last = lines[max(lines)]
+        for number in range(len(self._frozen()), last.number + 1):
+            if number in lines:
+                self._add(lines[number])
+            else:  # it was running: its architecture is chosen again
+                self._create(RUNNING, {"episode": last.episode, "pool": "restored", "worker": self.worker})
 
-    @property
-    def directions(self) -> list[StudyDirection]:
-        """Of the study's values."""
-        one = [StudyDirection.MAXIMIZE]
-        return one if self.objective == "reward" else [*one, StudyDirection.MINIMIZE]
+    # ---- asking ----
 
-    def _values(self, record: ArchitectureRecord) -> list[float] | None:
-        """What the study knows a result as; None where there is none."""
-        if record.loss is None or record.reward is None:
-            return None
-        return [record.reward] if self.objective == "reward" else [1.0 - record.loss, 1.0 / record.speedup]
+    def ask(self, count: int, num_episodes: int) -> list[Trial] | None:
+        """The trials that this worker trains next, together.
 
-    def _attributes(self, record: ArchitectureRecord) -> dict[str, Any]:
-        """User attributes of a trial that has its result."""
-        told = record.state == "complete" and self.objective == "reward"
-        return {RECORD: record.to_json()} | ({} if told or record.reward is None else {REWARD: record.reward})
-
-    def _bring_into_step(self) -> None:
-        """Add to the study what only the ledger has, and to the ledger what only the study has."""
-        in_ledger = {record.number: record for record in self.ledger.read()}
-        earlier = sum(record.episode == EARLIER_EPISODE for record in in_ledger.values())
-        if earlier and EARLIER not in self.study.user_attrs:  # lost with a damaged study
-            self.study.set_user_attr(EARLIER, earlier)
-        trials = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
-        for number in range(max([*in_ledger, -1]) + 1):
-            record = in_ledger.get(number)
-            trial = trials.get(number)
-            if trial is None:
-                self.study.add_trial(self._trial_from(record))
-            elif record is not None and not trial.state.is_finished():
-                self._tell(record)
-        self.ledger.set_to(self.records())
-
-    def _trial_from(self, record: ArchitectureRecord | None) -> FrozenTrial:
-        if record is None:  # lost with a damaged study; its number must stay taken
-            return optuna.trial.create_trial(state=TrialState.FAIL)
-        state = TRIAL_STATES[record.state]
-        return optuna.trial.create_trial(
-            state=state,
-            values=None if state is TrialState.FAIL else self._values(record),
-            params=self.sampler.space.encode(record.architecture),
-            distributions=distributions(self.sampler.space),
-            user_attrs={"episode": record.episode} | self._attributes(record),
-            constraints=self.budget.excess(record),
-        )
-
-    def begin(self, earlier: Sequence[ArchitectureRecord] | None) -> None:
-        """Take over another run's results as the study's first trials, if it has not begun yet.
+        Workers ask one after another. Each choice knows all before it, so that they are the same whoever makes them.
 
         Args:
-            earlier: The results; None if none are to be taken over.
-
-        Raises:
-            ValueError: If results are to be taken over and the study has begun without any.
-        """
-        count = self.study.user_attrs.get(EARLIER, 0)
-        trials = len(self.study.get_trials(deepcopy=False))
-        if earlier is not None and not count:
-            if trials:
-                raise ValueError(
-                    f"warm_start: the search in output_dir={str(self.folder)!r} has begun without; choose another "
-                    "output_dir, or leave it out."
-                )
-            count = len(earlier)
-            self.study.set_user_attr(EARLIER, count)
-        if trials < count:
-            if earlier is None or len(earlier) != count:
-                raise ValueError(
-                    f"warm_start: {trials} of {count} architectures were taken over before this search was "
-                    "interrupted; start it with the same warm_start as before."
-                )
-            for number in range(trials, count):
-                record = replace(earlier[number], number=number, episode=EARLIER_EPISODE)
-                self.study.add_trial(self._trial_from(record))
-            self.ledger.set_to(self.records())
-        self.sampler.first_number = count
-
-    def keep_configuration(self, configuration: Mapping[str, Any]) -> None:
-        """Keep the search's configuration with the study, for searches that begin with its results."""
-        if CONFIGURATION not in self.study.user_attrs:
-            self.study.set_user_attr(CONFIGURATION, json.loads(json.dumps(configuration, default=str)))
-
-    # ---- asking and telling ----
-
-    def candidates(self, episode: int) -> dict[int, Architecture] | None:
-        """The candidates of an episode by trial number; those that the study does not have yet are chosen now.
-
-        There are fewer than ``candidates_per_episode`` where the space is exhausted.
-
-        Raises:
-            StudyChangedError: If another process works on this study.
-        """
-        first = self.sampler.first_number + episode * self.sampler.candidates_per_episode
-        chosen: dict[int, Architecture] = {}
-        for number in range(first, first + self.sampler.candidates_per_episode):
-            trials = self.study.get_trials(deepcopy=False)
-            if number < len(trials):
-                architecture = architecture_of(trials[number])
-                if architecture is None and not trials[number].state.is_finished():
-                    # a process died between creating the trial and choosing: the same choice is made again
-                    architecture = self._choose(Trial(self.study, trials[number]._trial_id))
-            elif not self.sampler.available(self.study, number):
-                break
-            else:
-                trial = self.study.ask()
-                if trial.number != number:
-                    raise StudyChangedError(f"trial {trial.number} was made where {number} was expected.")
-                architecture = self._choose(trial)
-            if architecture is not None:
-                chosen[number] = architecture
-        return chosen
-
-    def _choose(self, trial: Trial) -> Architecture:
-        trial.set_user_attr("episode", self.sampler.episode_of(trial.number))
-        for name, choices in self.sampler.space.choices.items():
-            trial.suggest_categorical(name, choices)
-        architecture = architecture_of(self.study.get_trials(deepcopy=False)[trial.number])
-        assert architecture is not None
-        return architecture
-
-    def take(self, chosen: Mapping[int, Architecture], pool_size: int = 0) -> list[int] | None:
-        """Candidates of an episode to train next: all, unless all have their result; then None."""
-        return None if all(self.is_finished(number) for number in chosen) else list(chosen)
-
-    def is_finished(self, number: int) -> bool:
-        """Whether a trial has its result."""
-        return self.study.get_trials(deepcopy=False)[number].state.is_finished()
-
-    def latency(self, number: int) -> tuple[float, float, float] | None:
-        """Median, interquartile range and the teacher's median, in milliseconds, if a trial's latency was measured."""
-        values = self.study.get_trials(deepcopy=False)[number].user_attrs.get(LATENCY)
-        return None if values is None else (values[0], values[1], values[2])
-
-    def set_latency(self, number: int, latency: tuple[float, float, float], machine: str = "") -> None:
-        """Keep a trial's latency: it is measured once, also if the mini-KD that follows is interrupted."""
-        trial = self._reopen(number)
-        trial.set_user_attr(LATENCY, list(latency))
-        trial.set_user_attr(MACHINE, machine)
-
-    def report(self, number: int, value: float, step: int) -> None:
-        """Report the progress of a running trial: ``value`` (R²) after ``step`` optimizer steps."""
-        trial = self._reopen(number)
-        known = self.study.get_trials(deepcopy=False)[number]
-        # a resumed mini-KD passes the same steps again
-        if step in curve_of(known):
-            return
-        if self.objective == "reward":
-            trial.report(value, step)
-        else:  # Optuna takes reports on one objective alone
-            trial.set_user_attr(CURVE, {**known.user_attrs.get(CURVE, {}), str(step): value})
-
-    def record(self, record: ArchitectureRecord) -> bool:
-        """Tell a result to the study and write its line; it is on the disk when this returns.
+            count: How many at most. Others that have nothing to do are left their share of an episode.
+            num_episodes: Episodes of the search.
 
         Returns:
-            Whether it counts: this worker still had the candidate.
+            The pool that this worker has begun and not finished, all of it; or new trials of one episode; none when
+            the search has ended; None while others must finish first: ask again.
         """
-        self._tell(record)
-        self.ledger.append(record)
+        if not self.leases.acquire(NEXT_POOL):
+            return None
+        pool = self._next_pool(count, num_episodes)
+        return pool if self.leases.release(NEXT_POOL) else None
+
+    def _next_pool(self, count: int, num_episodes: int) -> list[Trial] | None:
+        alive = self.leases.workers.alive()
+        for trial in self._frozen():
+            worker = trial.user_attrs["worker"] if trial.state == TrialState.RUNNING else self.worker
+            if alive.get(worker) is False:
+                logger.warning(f"worker {worker} is gone; its #{trial.number} is tried again.")
+                self._kill(trial)
+        trials = self._frozen()
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        mine = next((trial for trial in running if trial.user_attrs["worker"] == self.worker), None)
+        episode = self._next_episode(trials) if mine is None else _episode(mine)
+        if mine is None and episode >= num_episodes:
+            return None if running else []
+        if mine is None and not self.asynchronous and any(_episode(trial) < episode for trial in running):
+            return None
+        pool = f"{len(trials):04d}" if mine is None else mine.user_attrs["pool"]
+        others = [trial for trial in trials if not is_killed(trial) and trial.user_attrs.get("pool") != pool]
+        places = self.sampler.candidates_per_episode - sum(_episode(trial) == episode for trial in others)
+        busy = {self.worker, *(trial.user_attrs["worker"] for trial in running)}
+        idle = sum(alive[worker] is not False for worker in alive if worker not in busy)
+        size = count if places - count >= idle else min(count, math.ceil(places / (idle + 1)))
+        return self._fill({"episode": episode, "pool": pool, "worker": self.worker}, size) or (None if running else [])
+
+    def _next_episode(self, trials: Sequence[FrozenTrial]) -> int:
+        """That of the newest trial until it is full, and then the one after it; or an earlier one, to try again."""
+        newest = max([0, *map(_episode, trials)])
+        full = sum(_episode(trial) == newest and not is_killed(trial) for trial in trials)
+        return min([newest + (full >= self.sampler.candidates_per_episode), *map(_episode, _retries(trials))])
+
+    def _fill(self, plan: Mapping[str, Any], size: int) -> list[Trial]:
+        """A pool of this worker: what it lacks before its training begins is created, and its architectures chosen."""
+        while True:
+            trials = self._frozen()
+            pool = [trial for trial in trials if plan.items() <= trial.user_attrs.items() and not is_killed(trial)]
+            unchosen = next((t for t in pool if not t.state.is_finished() and not self._is_chosen(t)), None)
+            if unchosen is not None:
+                self._choose(unchosen)
+                continue
+            begun = any("latency" in trial.user_attrs for trial in pool)
+            retry = next((trial for trial in _retries(trials) if _episode(trial) == plan["episode"]), None)
+            if begun or len(pool) >= size or self.leases.holder(NEXT_POOL) != self.worker:
+                return [trial_of(trial) for trial in pool]
+            if retry is not None:
+                self._create(RUNNING, {**plan, "retry_of": retry.number}, architecture_of(retry))
+            elif self.sampler.available(self.study, len(trials)):
+                self._create(RUNNING, plan)
+            else:
+                return [trial_of(trial) for trial in pool]
+
+    def _is_chosen(self, trial: FrozenTrial) -> bool:
+        return len(trial.params) == len(self.sampler.space.choices)
+
+    def _choose(self, trial: FrozenTrial) -> None:
+        if not self.sampler.available(self.study, trial.number):
+            return self._kill(trial)
+        with contextlib.suppress(UpdateFinishedTrialError):  # handed to another worker
+            # Optuna has no public way to go on with a trial of a process that died
+            chosen = optuna.Trial(self.study, trial._trial_id)
+            for name, choices in self.sampler.space.choices.items():
+                chosen.suggest_categorical(name, choices)
+
+    def _kill(self, trial: FrozenTrial) -> None:
+        with contextlib.suppress(UpdateFinishedTrialError):  # it was told in the meantime
+            self.storage.set_trial_user_attr(trial._trial_id, "failure", KILLED)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    # ---- telling ----
+
+    def set_latency(self, number: int, latency: Latency, costs: Mapping[str, float], machine: str) -> None:
+        """Keep what a trial costs: it is measured once, also if its mini-KD is interrupted."""
+        self._keep(number, {"latency": list(astuple(latency)), "costs": dict(costs), "machine": machine})
+
+    def report(self, number: int, step: int, quality: float) -> None:
+        """Report the quality of a trial after ``step`` optimizer steps; a resumed mini-KD passes the same steps again."""
+        trial = self._frozen()[number]
+        if step not in trial.intermediate_values:
+            with contextlib.suppress(UpdateFinishedTrialError):  # handed to another worker
+                self.storage.set_trial_intermediate_value(trial._trial_id, step, quality)
+
+    def tell(self, trial: Trial) -> bool:
+        """Tell the result of a trial; it is on the disk when this returns.
+
+        Returns:
+            Whether it counts; not so if the trial was handed to another worker.
+        """
+        if not self.is_finished(trial.number):
+            self._keep(trial.number, _attributes(trial))
+            with contextlib.suppress(UpdateFinishedTrialError):
+                self.study.tell(trial.number, self._values(trial), STATES[trial.state], skip_if_finished=True)
+        if is_killed(self._frozen()[trial.number]):
+            logger.warning(
+                f"#{trial.number} was handed to another worker, as this one gave no sign of life for "
+                f"{self.leases.workers.timeout:.0f} seconds (worker_timeout); its result does not count."
+            )
+            return False
+        self.write_view()
         return True
 
-    def _tell(self, record: ArchitectureRecord) -> None:
-        trial = self._reopen(record.number)
-        for name, value in self._attributes(record).items():
-            trial.set_user_attr(name, value)
-        for name, excess in self.budget.excess(record).items():
-            trial.set_constraint(name, excess)
-        state = TRIAL_STATES[record.state]
-        # of a pruned trial Optuna keeps what was reported last
-        values = self._values(record) if state is TrialState.COMPLETE else None
-        self.study.tell(record.number, values, state=state, skip_if_finished=True)
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Take over results of another search, of architectures that the study does not have."""
+        while not self.leases.acquire(NEXT_POOL):
+            time.sleep(self.poll_seconds)
+        known = {architecture_of(trial) for trial in self._frozen() if not is_killed(trial)}
+        for trial in trials:
+            if trial.architecture not in known and self.leases.holder(NEXT_POOL) == self.worker:
+                self._add(replace(trial, episode=EARLIER_EPISODE))
+        if not self.leases.release(NEXT_POOL):
+            return self.add(trials)
+        self.write_view()
 
-    def _reopen(self, number: int) -> Trial:
-        # Optuna has no public way to go on with a running trial of another process
-        return Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+    def _keep(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Write what is new of a running trial, and by how much it misses limits."""
+        before = self._frozen()[number]
+        with contextlib.suppress(UpdateFinishedTrialError):  # handed to another worker
+            for name, value in attributes.items():
+                if before.user_attrs.get(name) != value:
+                    self.storage.set_trial_user_attr(before._trial_id, name, value)
+            for name, excess in self.budget.excess(costs_of(trial_of(self._frozen()[number]))).items():
+                if name not in before.constraints:
+                    optuna.Trial(self.study, before._trial_id).set_constraint(name, excess)
 
-    # ---- results ----
+    def _values(self, trial: Trial) -> list[Any] | None:
+        if trial.state != COMPLETE:
+            return None
+        return [trial.reward] if self.objective == "reward" else [trial.quality, 1.0 / costs_of(trial)["speedup"]]
 
-    def records(self) -> list[ArchitectureRecord]:
-        """Everything measured, by trial number."""
-        return read_records(self.study)
+    def _add(self, trial: Trial) -> None:
+        known: dict[str, Any] = {"values": self._values(trial), "intermediate_values": dict(trial.readings)}
+        known["constraints"] = self.budget.excess(costs_of(trial))
+        self._create(trial.state, {"episode": trial.episode, **_attributes(trial)}, trial.architecture, **known)
 
-    def curves(self) -> dict[int, dict[int, float]]:
-        """R² by optimizer steps, of each trial that has a result."""
-        return {
-            trial.number: curve_of(trial)
-            for trial in self.study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and RECORD in trial.user_attrs
-        }
+    def _create(
+        self, state: str, attributes: Mapping[str, Any], architecture: Architecture | None = None, **known: Any
+    ) -> None:
+        """Create a trial with all that is known of it at once, so that nobody finds half of it."""
+        space = self.sampler.space
+        if architecture is not None:
+            known |= {"params": space.encode(architecture), "distributions": distributions(space)}
+        template = create_trial(state=STATES[state], user_attrs=dict(attributes), **known)
+        self.storage.create_new_trial(self._study_id, template)
 
-    def best(self, count: int = 1) -> list[ArchitectureRecord]:
-        """The feasible architectures of the highest reward that trained to the end, best first."""
-        feasible = [r for r in self.records() if r.state == "complete" and self.budget.met_by(r)]
-        return sorted(feasible, key=lambda r: -(r.reward or 0.0))[:count]
+    # ---- what is known ----
+
+    def _frozen(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def is_finished(self, number: int) -> bool:
+        """Whether a trial has its result, or was handed to another worker."""
+        return self._frozen()[number].state.is_finished()
+
+    def trials(self) -> list[Trial]:
+        """All that are finished, by number, without those that were killed."""
+        return [trial_of(trial) for trial in self._frozen() if trial.state.is_finished() and not is_killed(trial)]
+
+    def running(self) -> list[Trial]:
+        """All that have an architecture and no result, by number."""
+        unfinished = [trial for trial in self._frozen() if not trial.state.is_finished()]
+        return [trial_of(trial) for trial in unfinished if self._is_chosen(trial)]
+
+    def write_view(self) -> None:
+        """Bring ``architectures.jsonl`` up to date."""
+        self.view.set_to(self.trials())
+
+    def machines(self) -> set[str]:
+        """The machines on which latency was measured."""
+        return {trial.user_attrs["machine"] for trial in self._frozen() if "machine" in trial.user_attrs}
+
+    @property
+    def storage_seconds(self) -> float:
+        """Time that this thread has spent with a shared storage, in seconds."""
+        return CLOCK.seconds - self._seconds_before
+
+    # ---- what is of the whole search ----
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a value that JSON can hold."""
+        self.study.set_user_attr(name, value)
+
+    def remembered(self, name: str) -> Any | None:
+        """What was remembered, by whichever worker."""
+        return self.study.user_attrs.get(name)
+
+    def acquire(self, what: str) -> bool | None:
+        """Whether this worker does, or did, what one does for all; None if that is not known yet: ask again."""
+        return self.leases.acquire(what)
+
+    def finish(self, what: str) -> None:
+        """Say that it is done, for ever."""
+        if not self.leases.finish(what):
+            logger.warning(f"{what} was taken over by another worker as well (worker_timeout).")
+
+    def holder(self, what: str) -> str | None:
+        """The worker that does it, or did."""
+        return self.leases.holder(what)
 
 
-def curve_of(trial: FrozenTrial) -> dict[int, float]:
-    """R² of a trial by optimizer steps."""
-    reported = trial.intermediate_values or trial.user_attrs.get(CURVE, {})
-    return {int(step): value for step, value in reported.items()}
+def trial_of(trial: FrozenTrial) -> Trial:
+    """What Optuna knows of a trial that has its architecture."""
+    told = {name: trial.user_attrs[name] for name in ATTRIBUTES if name in trial.user_attrs}
+    if trial.state != TrialState.FAIL:
+        told.pop("failure", None)  # a worker was taken for dead while it told its result
+    return Trial(
+        number=trial.number,
+        episode=_episode(trial),
+        architecture=Architecture.from_params(trial.params),
+        state=next(name for name, state in STATES.items() if state == trial.state),
+        readings=dict(trial.intermediate_values),
+        **told | {"latency": Latency(*told["latency"]) if "latency" in told else None},
+    )
 
 
-def read_records(study: optuna.Study) -> list[ArchitectureRecord]:
-    """Everything that a study has measured, by trial number."""
-    return [
-        ArchitectureRecord.from_json(trial.user_attrs[RECORD])
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state.is_finished() and RECORD in trial.user_attrs
-    ]
+def is_killed(trial: FrozenTrial) -> bool:
+    """Whether the worker of a trial died, so that it says nothing of its architecture."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get("failure") == KILLED
 
 
-def _check_integrity(path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
+def _attributes(trial: Trial) -> dict[str, Any]:
+    latency = None if trial.latency is None else list(astuple(trial.latency))
+    values = {name: getattr(trial, name) for name in ATTRIBUTES} | {"latency": latency, "costs": dict(trial.costs)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _unused(path: Path) -> Path:
-    candidate, count = path, 0
-    while candidate.exists():
-        count += 1
-        candidate = path.with_name(f"{path.name}.{count}")
-    return candidate
+def _episode(trial: FrozenTrial) -> int:
+    return trial.user_attrs["episode"]
+
+
+def _retries(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials of dead workers whose architectures no other trial has."""
+    taken = {None, *(architecture_of(trial) for trial in trials if not is_killed(trial))}
+    return [trial for trial in trials if is_killed(trial) and architecture_of(trial) not in taken]

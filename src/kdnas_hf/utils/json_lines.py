@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from transformers.utils import logging
 
@@ -41,7 +41,14 @@ class JsonRecord:
         return cls(**values)
 
 
-R = TypeVar("R", bound=JsonRecord)
+class Line(Protocol):
+    """What a line holds."""
+
+    def to_json(self) -> str:
+        """Itself as one line of JSON."""
+
+
+R = TypeVar("R", bound=Line)
 
 
 class JsonLines(Generic[R]):

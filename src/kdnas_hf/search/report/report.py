@@ -12,7 +12,6 @@ from ...utils.markdown_table import markdown_table
 from ..arguments import SearchArguments
 from ..budgets import Budget, written
 from ..result import Confirmation, DistilledStudent, SearchResult, best_known, pareto_front
-from ..reward import Reward
 from ..trial import FAILED, Trial
 from .comparison import Comparison, compare
 from .plots import plot_front, plot_learning_curves
@@ -29,7 +28,7 @@ def recommend(trials: Sequence[Trial], budget: Budget, confirmations: Sequence[C
 
 
 def write_report(
-    result: SearchResult, args: SearchArguments, teacher: str, reward: Reward, space_size: int, label: str = "R²"
+    result: SearchResult, args: SearchArguments, teacher: str, reward: str, space_size: int, label: str = "R²"
 ) -> Path:
     """Write ``report.md``, ``recommendations.json`` and the plots into the run directory; return the report.
 
@@ -119,7 +118,8 @@ def _recommendations(result: SearchResult, args: SearchArguments, label: str) ->
     students = {student.architecture: student.path for student in result.students}
     confirmed = {one.architecture for one in result.confirmations}
     names = ("trial", "architecture", "quality", "confirmed", "latency_ms", "speedup", "student")
-    values, rows = [], []
+    values: list[dict[str, Any]] = []
+    rows: list[list[str]] = []
     for budget in args.budgets or dict.fromkeys(args.budget.stricter(one) for one in BUDGETS):
         one = recommend(result.trials, budget, result.confirmations)
         found: dict[str, Any] = {"budget": str(budget), "limits": budget.limits, **dict.fromkeys(names)}
@@ -160,17 +160,16 @@ def _trials(trials: Sequence[Trial], budget: Budget, label: str) -> str:
     return markdown_table(["trial", "episode", *_header(label), *limited, "reward", "state", "budget"], rows)
 
 
-def _method(result: SearchResult, args: SearchArguments, reward: Reward, label: str) -> str:
+def _method(result: SearchResult, args: SearchArguments, reward: str, label: str) -> str:
     share = "R² is the share of the teacher's variance that the states of the last mapped layer, projected, explain."
     meaning = share if label == "R²" else "Quality is 1 - loss."
-    layers = "last mapped layer" if reward.layers == "last" else "mean of all mapped layers"
     limit = f" Hard constraint: {args.budget}." if args.budget.is_limit else ""
     after = "the highest reward" if args.objective == "reward" else "the Pareto front of quality (1 - loss) and latency"
     seeds = max((len(one.qualities) for one in result.confirmations), default=0)
     return f"""\
 - Latency: {result.latency_method} Weights are random: latency depends on the shape alone.
 - Loss and {label}: after the mini-KD, on held-out text that no student was trained on. {meaning}
-- Reward: (1 - loss) * (latency / ({reward.beta:g} * teacher's latency)) ** {reward.alpha:g}; loss: {layers}.{limit}
+- Reward: {reward}.{limit}
 - Controller: {args.controller}, after {after}; {args.mini_kd_epochs:g} epoch(s) on the proxy set for each candidate.
 - Seeds: one in the search, and {seeds} more for what was measured again. Differences of a few thousandths of {label}
   between trials may be chance."""
@@ -182,6 +181,6 @@ def _cost(result: SearchResult, space_size: int) -> str:
     rows = [[STAGES.get(stage, stage.replace("_", " ")), f"{seconds:.0f}"] for stage, seconds in result.cost.items()]
     return (
         f"{len(result.trials)} of {space_size:,} architectures: {counts}. "
-        f"{sum(one.tokens for one in result.trials):,} tokens of mini-KD in all, without those of confirmations. Total: "
-        "without what was lost to interruptions.\n\n" + markdown_table(["stage", "seconds"], rows)
+        f"{sum(one.tokens for one in result.trials):,} tokens of mini-KD in all, without those of confirmations. The "
+        "total leaves out what was lost to interruptions.\n\n" + markdown_table(["stage", "seconds"], rows)
     )

@@ -6,9 +6,9 @@ import uuid
 
 import optuna
 import pytest
+from kdnas_hf.search.claims import ClaimLostError, Claims
 
 from kdnas_hf.search import claims as module
-from kdnas_hf.search.claims import ClaimLostError, Claims
 from kdnas_hf.search.storage import open_storage
 
 pytestmark = pytest.mark.long  # depends on no line of transformers
