@@ -57,10 +57,12 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """The outcome in one plain sentence."""
+        whose = {SEARCH: "The best shape of the search", RANDOM: "The student, a random shape,"}
+        winner = whose.get(self.winner.origin, "The student")
         if self.rule is None or self.difference is None:
-            return "No rule of thumb as fast as the student was measured: whether it beats one is unknown."
+            return f"{winner} has no rule of thumb beside it that is as fast: whether it beats one is unknown."
         if self.rule.architecture == self.winner.architecture:
-            return f"The student is itself the best rule of thumb, {self.rule.origin}: a tie, the search gains nothing."
+            return f"{winner} is itself the best rule of thumb, {self.rule.origin}: a tie, the search gains nothing."
         lead = f"{abs(self.difference):.4f}" + ("" if self.half_width is None else f" ± {self.half_width:.4f}")
         lead += " more" if self.difference > 0 else " less"
         lead = f"explains {lead} of the teacher (R²)" if self.label == "R²" else f"has {lead} {self.label}"
@@ -69,9 +71,7 @@ class Comparison:
         doubt = "one seed decides nothing" if self.half_width is None else "the lead may be owed to latency"
         end = {TIE: "a tie", UNKNOWN: doubt}.get(self.verdict, self.verdict)
         rule = f"{self.rule.architecture} ({self.rule.origin})"
-        whose = {SEARCH: "The searched student", RANDOM: "The student, a random shape,"}
-        student = whose.get(self.winner.origin, "The student, a rule of thumb,")
-        return f"{student} {lead} than the best rule of thumb, {rule}, {where}: {end}."
+        return f"{winner} {lead} than the best rule of thumb, {rule}, {where}: {end}."
 
     def relative_latency(self, one: Confirmation) -> float:
         """Latency of a contestant as a share of the winner's, each beside its teacher's."""
@@ -97,7 +97,8 @@ def compare(
     able = [one for one in contestants if one.origin != SEARCH and chosen.speedup / one.speedup <= 1 + tolerance]
     alike = [one for one in able if chosen.speedup / one.speedup >= 1 - tolerance]
     rules = [one for one in able if one.is_rule]
-    random = [one for one in alike if one.origin == RANDOM] or [one for one in able if one.origin == RANDOM]
+    random = [one for one in able if one.origin == RANDOM and one is not chosen]
+    random = [one for one in random if one in alike] or random
     picked = sum(one.origin == chosen.origin for one in contestants)
     by_shape = {one.architecture: one.qualities for one in contestants}
     return Comparison(
