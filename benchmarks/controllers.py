@@ -196,10 +196,14 @@ def regret(landscape: Landscape, trials: Sequence[Trial]) -> float:
     return 1 - landscape.truth[trials[number].architecture] / landscape.best
 
 
-def race(landscape: Landscape, names: Sequence[str], per_episode: int, seeds: int, evaluations: int) -> dict[str, float]:
+def race(
+    landscape: Landscape, names: Sequence[str], per_episode: int, seeds: int, evaluations: int
+) -> dict[str, float]:
     """Race controllers; the mean regret of each, and the share of the default's candidates that failed."""
     counts = [count for count in (5, 10, 15, 20, 30) if count <= evaluations]
-    print("| controller | " + " | ".join(f"regret after {count}" for count in counts) + " | failed | seconds a search |")
+    print(
+        "| controller | " + " | ".join(f"regret after {count}" for count in counts) + " | failed | seconds a search |"
+    )
     print("| --- " * (len(counts) + 3) + "|")
     last: dict[str, float] = {}
     for name in names:
@@ -222,7 +226,10 @@ def race(landscape: Landscape, names: Sequence[str], per_episode: int, seeds: in
         last |= {"failing_share": round(statistics.fmean(failed), 3)} if name == "default" else {}
         last[name] = round(float(means[-1]), 5)
         cells = [f"{mean:.2%} ± {error:.2%}" for mean, error in zip(means, errors, strict=True)]
-        print(f"| {name} | {' | '.join(cells)} | {statistics.fmean(failed):.0%} | {statistics.fmean(seconds):.1f} |", flush=True)
+        print(
+            f"| {name} | {' | '.join(cells)} | {statistics.fmean(failed):.0%} | {statistics.fmean(seconds):.1f} |",
+            flush=True,
+        )
     return last
 
 

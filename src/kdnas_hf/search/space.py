@@ -167,7 +167,8 @@ class SearchSpace:
             choices = (self.intermediate_size, self._heads(hidden), self.hidden_act)
             layers = (itertools.product(values, repeat=self._free_layers(depth)) for values in choices)
             kept = [None] if self.teacher_layers is None else itertools.combinations(sorted(self.teacher_layers), depth)
-            for inner, heads, activations, copied in itertools.product(*layers, kept):
+            together: Iterator[Any] = itertools.product(*layers, kept)
+            for inner, heads, activations, copied in together:
                 if sum(inner) * depth // len(inner) in neurons:
                     yield Architecture(depth, heads, hidden, inner, activations, embedding, copied)
 
