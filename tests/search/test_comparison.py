@@ -84,8 +84,8 @@ def test_a_lead_beyond_the_noise_is_better_one_within_it_a_tie_and_a_loss_is_wor
     assert better.difference == pytest.approx(0.01)
     assert better.half_width == pytest.approx(half_width(np.array([one.qualities for one in contestants()])))
     assert better.sentence == (
-        f"The best shape of the search explains 0.0100 ± {better.half_width:.4f} more of the teacher (R²) than the best "
-        f"rule of thumb, {SHAPES[1]} ({RULE}), at equal latency: better."
+        f"The best shape of the search explains 0.0100 ± {better.half_width:.4f} more of the teacher (R²) than the "
+        f"best rule of thumb, {SHAPES[1]} ({RULE}), at equal latency: better."
     )
     assert tie.sentence.endswith("at equal latency: a tie.")
     assert "0.0100" in worse.sentence
