@@ -356,7 +356,8 @@ def _confirmed(search: SearchEvidence) -> str:
     seeds = f" ± {again.deviation:.4f} (standard deviation over seeds)" if len(again.qualities) > 1 else ""
     return (
         f"{origin}It was distilled briefly once more with each of {len(again.qualities)} further seed(s), and timed "
-        f"with more calls: {search.label} {again.quality:.4f}{seeds}, {again.latency.student_ms:.2f} ms, {again.speedup:.2f}x."
+        f"with more calls: {search.label} {again.quality:.4f}{seeds}, {again.latency.student_ms:.2f} ms, "
+        f"{again.speedup:.2f}x."
     )
 
 

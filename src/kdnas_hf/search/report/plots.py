@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..budgets import Budget
-from ..result import RANDOM, SEARCH, Confirmation, DistilledStudent, SearchResult, best_known, pareto_front
+from ..result import RANDOM, SEARCH, SearchResult, best_known, pareto_front
 from ..trial import STOPPED, Trial
 
 NAMED = 5  # learning curves that the legend names
@@ -84,6 +84,6 @@ def _axes(title: str, label: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _points(measured: Sequence[Confirmation] | Sequence[DistilledStudent]) -> list[list[float]]:
-    """Latencies of shapes in percent of the teacher's, and their qualities."""
+def _points(measured: Sequence[Any]) -> list[list[float]]:
+    """Latencies of confirmations or students in percent of the teacher's, and their qualities."""
     return [[100 / one.speedup for one in measured], [one.quality for one in measured]]
