@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from kdnas_hf import KDNASModel, SearchSpace
 from kdnas_hf.hub.staging import why_custom_code
-from kdnas_hf.search import ArchitectureRecord
+from kdnas_hf.search import Trial
 
 SCRIPT = Path(__file__).parent / "tiny_search.py"
 SPACE = SearchSpace.from_dict(PER_LAYER_SPACE)
@@ -35,17 +35,17 @@ def finished(tmp_path_factory):
 
 def test_candidates_differ_by_layer_and_are_kept(finished):
     assert not SPACE.is_enumerable
-    assert len(finished.records) == 6
-    assert all(record.architecture in SPACE for record in finished.records)
-    assert any(not record.architecture.is_homogeneous for record in finished.records)
-    assert any(record.architecture.embedding_size for record in finished.records)
-    assert all(record.state == "complete" for record in finished.records)
-    assert [ArchitectureRecord.from_json(record.to_json()) for record in finished.records] == finished.records
+    assert len(finished.trials) == 6
+    assert all(trial.architecture in SPACE for trial in finished.trials)
+    assert any(not trial.architecture.is_homogeneous for trial in finished.trials)
+    assert any(trial.architecture.embedding_size for trial in finished.trials)
+    assert all(trial.is_complete for trial in finished.trials)
+    assert [Trial.from_json(trial.to_json()) for trial in finished.trials] == finished.trials
     study = optuna.load_study(study_name="kdnas", storage=f"sqlite:///{finished.folder}/study.db")
-    for trial, record in zip(study.trials, finished.records, strict=True):
-        assert trial.params == SPACE.encode(record.architecture)
+    for frozen, trial in zip(study.trials, finished.trials, strict=True):
+        assert frozen.params == SPACE.encode(trial.architecture)
     report = (finished.folder / "report.md").read_text()
-    assert all(str(record.architecture) in report for record in finished.records)
+    assert all(str(trial.architecture) in report for trial in finished.trials)
 
 
 def test_the_best_student_loads_as_it_was_found(finished):
@@ -68,7 +68,6 @@ def test_a_finished_search_is_read_again(finished):
     assert again.students == finished.students
 
 
-@pytest.mark.long
 @pytest.mark.long
 def test_a_killed_search_ends_with_the_same_architectures(finished, tmp_path):
     ledger = tmp_path / "architectures.jsonl"
