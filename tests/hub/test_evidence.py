@@ -43,8 +43,7 @@ def test_evidence_is_read_back_as_it_was_written(student):
     evidence = StudentEvidence.load(student)
     assert evidence.training == example_training()
     assert evidence.search == example_search()
-    assert evidence.search.trial.quality == 0.36
-    assert evidence.search.confirmation.quality == pytest.approx(0.352)
+    assert evidence.search.shape.quality == pytest.approx(0.352)
     assert evidence.latency == [example_latency()]
     (evaluation,) = evidence.evaluations
     assert evaluation == example_evaluation()
@@ -204,15 +203,17 @@ def test_latency_is_that_of_teacher_and_student_side_by_side(student, teacher):
     assert row.teacher_ms > row.student_ms > 0  # four layers of 32 against one of 16
 
 
-def test_search_evidence_knows_its_own_trial_confirmation_and_comparison_by_its_shape():
+def test_search_evidence_knows_its_own_figures_and_comparison_by_its_shape():
     search = example_search()
-    assert search.trial.number == 0
-    assert dataclasses.replace(search, trials=search.trials[1:]).trial is None
-    assert search.confirmation is search.comparison.winner is search.confirmations[0]
+    assert search.shape is search.comparison.winner is search.confirmations[0]
+    assert search.is_confirmed
     other = dataclasses.replace(search, architecture=search.trials[1].architecture)
-    assert (other.confirmation, other.comparison) == (None, None)
+    assert (other.shape.trial, other.shape.quality, other.is_confirmed, other.comparison) == (1, 0.30, False, None)
     failed = dataclasses.replace(search, architecture=search.trials[4].architecture)
-    assert failed.trial is None
+    assert failed.shape is None
+    rule = dataclasses.replace(search, architecture=search.confirmations[1].architecture)  # the search had none like it
+    assert rule.shape is search.confirmations[1]
+    assert rule.comparison.verdict == "tie"
     assert search.constraint == Budget(4.0)
 
 

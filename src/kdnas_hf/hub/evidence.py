@@ -32,7 +32,7 @@ from ..search import Architecture, DistilledStudent, SearchArguments, SearchResu
 from ..search.budgets import Budget
 from ..search.report import PLOT_FILE as PARETO_PLOT
 from ..search.report import Comparison, compare
-from ..search.result import Confirmation
+from ..search.result import Confirmation, best_known
 from ..search.trial import Trial
 from ..utils.atomic_files import write_atomically
 from ..utils.package_versions import package_versions
@@ -183,14 +183,16 @@ class SearchEvidence:
         return Budget(**self.budget)
 
     @property
-    def trial(self) -> Trial | None:
-        """The complete trial of this shape."""
-        return next((one for one in self.trials if one.is_complete and one.architecture == self.architecture), None)
+    def shape(self) -> Confirmation | None:
+        """What is known of this shape, with further seeds if there are any."""
+        return next(
+            (one for one in best_known(self.trials, self.confirmations) if one.architecture == self.architecture), None
+        )
 
     @property
-    def confirmation(self) -> Confirmation | None:
-        """What was measured of this shape with further seeds."""
-        return next((one for one in self.confirmations if one.architecture == self.architecture), None)
+    def is_confirmed(self) -> bool:
+        """Whether this shape was measured again."""
+        return any(one.architecture == self.architecture for one in self.confirmations)
 
     @property
     def comparison(self) -> Comparison | None:
