@@ -140,6 +140,3 @@ def parse_budgets(speedups: list[float] | None, latencies: list[str] | None) -> 
         *(Budget(speedup=one) for one in sorted(set(speedups or []))),
         *(Budget(latency_ms=one) for one in allowed),
     ]
-
-
-LatencyBudget = Budget  # until nobody imports it
