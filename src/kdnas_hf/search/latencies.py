@@ -16,9 +16,8 @@ from transformers.utils import logging
 
 from ..data.embedded_teacher import default_cache_dir
 from ..distillation import Teacher
-from ..export import get_backend, make_runner, peak_memory_mb
+from ..export import Sizes, get_backend, make_runner, peak_memory_mb, shape_costs
 from ..export.backends import TORCH, Backend
-from ..export.shape_costs import Sizes, shape_costs
 from ..latency import DeviceFingerprint, Latency, LatencyBenchmark, LatencyReport, shares_of, stand_in
 from ..students import KDNASConfig, KDNASModel
 from ..utils.json_lines import JsonLines, JsonRecord
@@ -39,7 +38,7 @@ class _Kept(JsonRecord):
     """A latency under a digest of all that it depends on."""
 
     key: str
-    student_ms: float
+    median_ms: float
     iqr_ms: float
     teacher_ms: float
 
@@ -85,10 +84,13 @@ class ArchitectureLatencies:
         """Latencies by number; given ``repeats``, of so many calls each, all side by side now, whatever is kept."""
         keys = {number: self._key(one) for number, one in architectures.items()}
         before = self._kept.read() if self._exports and repeats is None else []
-        found = {kept.key: Latency(kept.student_ms, kept.iqr_ms, kept.teacher_ms) for kept in before}
-        missing = {key: str(number) for number, key in reversed(keys.items()) if key not in found}
+        found = {kept.key: Latency(kept.median_ms, kept.iqr_ms, kept.teacher_ms) for kept in before}
+        missing: dict[str, str] = {}
+        for number, key in keys.items():
+            if key not in found:
+                missing.setdefault(key, str(number))
         if missing:
-            report = self._time({name: architectures[int(name)] for name in reversed(missing.values())}, repeats)
+            report = self._time({name: architectures[int(name)] for name in missing.values()}, repeats)
             teacher = report.measurements[TEACHER]
             for key, name in missing.items():
                 student = report.measurements[name]

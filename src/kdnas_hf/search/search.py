@@ -186,7 +186,7 @@ class ArchitectureSearch:
         result = SearchResult(
             folder=self.folder,
             trials=everywhere.trials(),
-            confirmations=confirmations,
+            confirmations=confirmations if setting.args.confirm else [],
             students=students,
             latency_method=setting.from_main(self.timing.latencies.describe),
             cost=setting.cost.seconds,
