@@ -161,9 +161,7 @@ def test_an_architecture_that_misses_a_constraint_does_not_lead():
 
 
 def test_unknown_controller_is_refused():
-    with pytest.raises(
-        ValueError, match="'grid' is unknown.*bayesian, lstm, tpe, gp, nsga2, random, depth"
-    ):
+    with pytest.raises(ValueError, match="'grid' is unknown.*bayesian, lstm, tpe, gp, nsga2, random, depth"):
         make_controller("grid", SPACE, 4)
 
 

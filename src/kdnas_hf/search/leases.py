@@ -160,7 +160,9 @@ def worker_of(folder: Path, study: str | None) -> str:
         raise ValueError(f"output_dir={str(folder)!r} is that of a worker; {remedy}")
     if study is None:
         return ALONE
-    return str(told["worker"]) if told["folder"] == _digest(folder) else f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
+    return (
+        str(told["worker"]) if told["folder"] == _digest(folder) else f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
+    )
 
 
 def keep_worker(folder: Path, worker: str, study: str) -> None:
