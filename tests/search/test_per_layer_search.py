@@ -35,17 +35,18 @@ def finished(tmp_path_factory):
 
 def test_candidates_differ_by_layer_and_are_kept(finished):
     assert not SPACE.is_enumerable
-    assert len(finished.trials) == 6
-    assert all(trial.architecture in SPACE for trial in finished.trials)
-    assert any(not trial.architecture.is_homogeneous for trial in finished.trials)
-    assert any(trial.architecture.embedding_size for trial in finished.trials)
-    assert all(trial.is_complete for trial in finished.trials)
-    assert [Trial.from_json(trial.to_json()) for trial in finished.trials] == finished.trials
+    found = finished.trials
+    assert len(found) == 6
+    assert all(one.architecture in SPACE for one in found)
+    assert any(not one.architecture.is_homogeneous for one in found)
+    assert any(one.architecture.embedding_size for one in found)
+    assert all(one.state == "complete" for one in found)
+    assert [Trial.from_json(one.to_json()) for one in found] == found
     study = optuna.load_study(study_name="kdnas", storage=f"sqlite:///{finished.folder}/study.db")
-    for frozen, trial in zip(study.trials, finished.trials, strict=True):
-        assert frozen.params == SPACE.encode(trial.architecture)
+    for stored, one in zip(study.trials, found, strict=True):
+        assert stored.params == SPACE.encode(one.architecture)
     report = (finished.folder / "report.md").read_text()
-    assert all(str(trial.architecture) in report for trial in finished.trials)
+    assert all(str(one.architecture) in report for one in found)
 
 
 def test_the_best_student_loads_as_it_was_found(finished):
@@ -70,12 +71,12 @@ def test_a_finished_search_is_read_again(finished):
 
 @pytest.mark.long
 def test_a_killed_search_ends_with_the_same_architectures(finished, tmp_path):
-    ledger = tmp_path / "architectures.jsonl"
+    view = tmp_path / "architectures.jsonl"
     process = subprocess.Popen(
         [sys.executable, SCRIPT, tmp_path, "bayesian", "0.05", "per_layer"],
         env={**os.environ, "PYTHONHASHSEED": "0"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    wait_for(lambda: ledger.exists() and len(ledger.read_bytes().splitlines()) >= 3, process)
+    wait_for(lambda: view.exists() and len(view.read_bytes().splitlines()) >= 3, process)
     assert process.poll() is None, process.stdout.read().decode()
     process.send_signal(signal.SIGKILL)
     process.wait()
