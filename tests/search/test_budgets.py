@@ -65,7 +65,7 @@ def test_a_budget_in_words_and_in_a_name():
     assert str(UNLIMITED) == ""
     slugs = {"7x": Budget(7), "2.5ms": Budget(latency_ms=2.5), "7x-5ms-100MB": Budget(7, 5, size_mb=100)}
     assert {budget.slug: budget for budget in slugs.values()} == slugs
-    everything = Budget(7, *range(1, 7)).slug.split("-")
+    everything = Budget(7, 1, 2e6, 3e6, 4, 5, 6e9).slug.split("-")
     assert len(set(everything)) == 7  # no two limits are written alike
 
 
@@ -109,6 +109,9 @@ def test_what_is_no_latency_is_refused(text):
         ({"latency_budgets": []}, r"latency_budgets=\[\] must be one or several"),
         ({"latency_budgets": ["5ms", "fast"]}, "latency_budgets='fast' is not a latency"),
         ({"speedup_budgets": [0.0]}, "speedup_budgets"),
+        ({"speedup_budgets": []}, r"speedup_budgets=\[\] must be one or several"),
+        ({"speedup_budgets": [10, 2], "speedup": 4}, "speedup_budgets=2 is wider than speedup=4"),
+        ({"latency_budgets": ["5ms", "20ms"], "latency_budget": "9ms"}, "latency_budgets=20ms is wider than latency"),
     ],
 )
 def test_impossible_lists_are_refused(values, message):
@@ -117,9 +120,9 @@ def test_impossible_lists_are_refused(values, message):
 
 
 def test_several_budgets_include_the_hard_constraint():
-    args = SearchArguments(speedup=4, speedup_budgets=[10, 2], latency_budgets=["5ms", "20ms"])
+    args = SearchArguments(speedup=4, speedup_budgets=[10, 4], latency_budgets=["5ms", "20ms"])
     assert args.budgets == [
-        Budget(4),  # 2, but for the constraint
+        Budget(4),
         Budget(10),
         Budget(4, 20),
         Budget(4, 5),

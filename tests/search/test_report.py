@@ -15,11 +15,11 @@ from kdnas_hf.search import (
     Reward,
     SearchArguments,
     SearchResult,
-    best_quality,
     pareto_front,
     recommend,
 )
 from kdnas_hf.search.report import write_report
+from kdnas_hf.search.result import best_known
 from kdnas_hf.search.trial import DIVERGED, TOO_SLOW
 
 A, B, C, D, E, F = (Architecture(layers, 2, 8, 16, "gelu") for layers in (1, 2, 3, 4, 5, 6))
@@ -50,7 +50,7 @@ def report_of(folder, *, label="R²", confirmations=CONFIRMATIONS, students=None
     students = [student()] if students is None else students
     cost = {"design": 3.0, "latency": 8.0, "confirmation": 21.0, "teacher_statistics": 1.0, "total": 99.0}
     result = SearchResult(folder, trials, confirmations, students, "timed so.", cost)
-    path = write_report(result, SearchArguments(**args), "a teacher", Reward(alpha=-0.1), 180, label=label)
+    path = write_report(result, SearchArguments(**args), "a teacher", str(Reward(alpha=-0.1)), 180, label=label)
     return path.read_text()
 
 
@@ -79,14 +79,14 @@ def test_recommendation_is_the_best_that_meets_the_budget():
 
 def test_what_was_confirmed_counts_with_the_mean_over_its_seeds_everywhere():
     lucky = confirmation(B, qualities=(0.1, 0.2), latency=9.5)
-    assert best_quality(TRIALS[1], [lucky]) == pytest.approx(0.15)
-    assert best_quality(TRIALS[2], [lucky]) == 0.2
+    assert best_known(TRIALS[1], [lucky]).quality == pytest.approx(0.15)
+    assert best_known(TRIALS[2], [lucky]).quality == 0.2
     assert recommend(TRIALS, Budget(4), [lucky]).number == 2
     assert [one.number for one in pareto_front(TRIALS, [lucky])] == [0, 2, 3]
     slow = confirmation(B, qualities=(0.3, 0.3), latency=10.1)  # timed better, it misses 4x
     assert recommend(TRIALS, Budget(4), [slow]).number == 2
     # what stopped early is not taken for complete
-    assert best_quality(TRIALS[6], [confirmation(F, qualities=(0.7,))]) == 0.6
+    assert best_known(TRIALS[6], [confirmation(F, qualities=(0.7,))]).quality == 0.6
 
 
 @pytest.mark.parametrize("made", [student(costs={"parameters": 5, "size_mb": 2.5}), CONFIRMATIONS[0], CONFIRMATIONS[2]])
@@ -164,7 +164,7 @@ def test_what_else_a_budget_limits_has_a_column(tmp_path):
 
     trials = [replace(TRIALS[0], costs={"size_mb": 12.25}), replace(TRIALS[1], costs={"size_mb": 120.0}), TRIALS[2]]
     result = SearchResult(tmp_path, trials, [], [], "timed so.")
-    report = write_report(result, Arguments(), "a teacher", Reward(alpha=-0.1), 180).read_text()
+    report = write_report(result, Arguments(), "a teacher", str(Reward(alpha=-0.1)), 180).read_text()
     text = section(report, "Every trial")
     assert row(text, "trial")[6] == "size_mb"
     assert row(text, "#0")[6:] == ["12.25 MB", "0.100", "complete", ""]
@@ -181,7 +181,7 @@ def test_the_report_lists_what_was_measured_again_what_it_cost_and_how(tmp_path)
     assert row(text, "search")[1:] == ["#1", str(B), "0.2700", "8.40", "4.76x", "± 0.0141 (0.2600, 0.2800)"]
     assert row(text, "random")[1] == ""
     assert "and 2 more for what was measured again" in report
-    assert "(1 - loss) * (latency / (0.6 * teacher's latency)) ** -0.1; loss: last mapped layer." in report
+    assert "Reward: (1 - L) * (latency / (0.6 * teacher's latency)) ** -0.1; L: last mapped layer." in report
     text = section(report, "What the search cost")
     assert "7 of 180 architectures: 4 complete, 1 too slow, 1 diverged, 1 stopped. 2,570 tokens" in text
     assert row(text, "teacher statistics")[1] == "1"
@@ -218,12 +218,16 @@ def test_recommendations_are_for_programs_too(tmp_path):
     assert [one["limits"]["speedup"] for one in told["recommendations"]] == [3.0, 4.0, 7.0, 10.0]
 
 
-def test_quality_that_is_not_r2_is_not_called_so(tmp_path):
-    report = report_of(tmp_path, label="quality")
+@pytest.mark.parametrize(
+    ("label", "meaning"),
+    [("1 - L", "L is the loss."), ("intents probe", "Quality is the score of a linear classifier")],
+)
+def test_quality_that_is_not_r2_is_not_called_so(tmp_path, label, meaning):
+    report = report_of(tmp_path, label=label)
     assert "R²" not in report
-    assert "Quality is 1 - loss." in report
+    assert meaning in report
     assert row(report, "#0 | 1 | ")[3] == "0.100"
-    assert "| architecture | quality |" in report
+    assert f"| architecture | {label} |" in report
 
 
 def test_plots_hold_confirmed_shapes_and_the_readings(tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def runs(monkeypatch):
 
 def search(folder, **settings):
     one = tiny_search(folder, **settings)
-    one.tracker.__init__(["listening"], folder, one.args.budget)  # transformers knows no tracker of this name
+    one.tracker.__init__(["listening"], folder, one.setting.budget)  # transformers knows no tracker of this name
     return one
 
 
@@ -55,16 +55,16 @@ def test_architectures_and_the_full_distillation_are_one_run(tmp_path, runs):
     (run,) = runs
     measured = [(step, values) for step, values in run.logged if "search/reward" in values]
     assert [step for step, _ in measured] == [1, 2, 3, 4, 5, 6]
-    assert [values["search/reward"] for _, values in measured] == [record.reward for record in result.records]
+    assert [values["search/reward"] for _, values in measured] == [trial.reward for trial in result.trials]
     best = [values["search/best_reward"] for _, values in measured]
     assert best == sorted(best)
-    assert best[-1] == max(record.reward for record in result.records)
-    assert measured[-1][1]["search/tokens"] == sum(record.tokens for record in result.records)
+    assert best[-1] == max(trial.reward for trial in result.trials)
+    assert measured[-1][1]["search/tokens"] == sum(trial.tokens for trial in result.trials)
     distillation = [step for step, values in run.logged if "distillation/loss" in values]
     assert distillation
     assert min(distillation) > 6
     assert distillation == sorted(distillation)
-    assert run.configuration["search.controller"] == "lstm"
+    assert run.configuration["choice.controller"] == "lstm"
     assert run.folder == str(tmp_path / "logs")
     assert run.ended
 
@@ -72,23 +72,23 @@ def test_architectures_and_the_full_distillation_are_one_run(tmp_path, runs):
 def test_a_resumed_search_goes_on_and_logs_nothing_twice(tmp_path, runs):
     first = search(tmp_path)
 
-    def dies(record):
+    def dies(trial):
         raise KeyboardInterrupt
 
     first.tracker.record = dies
     with pytest.raises(KeyboardInterrupt):
         first.run()
     assert runs[0].ended
-    records = search(tmp_path).run().records
+    trials = search(tmp_path).run().trials
     measured = [(step, values) for step, values in runs[1].logged if "search/reward" in values]
-    assert [step for step, _ in measured] == list(range(2, len(records) + 1))
-    assert measured[0][1]["search/best_reward"] >= records[0].reward
+    assert [step for step, _ in measured] == list(range(2, len(trials) + 1))
+    assert measured[0][1]["search/best_reward"] >= trials[0].reward
 
 
 def test_an_error_before_the_trackers_run_is_the_error(tmp_path, runs):
     search(tmp_path, num_episodes=1).run()
-    other = search(tmp_path, num_episodes=2)
-    with pytest.raises(ValueError, match="num_episodes"):
+    other = search(tmp_path, num_episodes=1, mini_kd_epochs=3)
+    with pytest.raises(ValueError, match="mini_kd_epochs"):
         other.run()
     assert not runs[1].ended
 
@@ -96,5 +96,5 @@ def test_an_error_before_the_trackers_run_is_the_error(tmp_path, runs):
 def test_trackers_that_a_search_does_not_know_are_named(tmp_path, caplog):
     one = tiny_search(tmp_path)
     caplog.set_level("WARNING")
-    one.tracker.__init__(["codecarbon"], tmp_path, one.args.budget)
+    one.tracker.__init__(["codecarbon"], tmp_path, one.setting.budget)
     assert "report_to: a search has no logs for codecarbon" in caplog.text

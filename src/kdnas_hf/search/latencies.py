@@ -47,9 +47,9 @@ class _Kept(JsonRecord):
 class ArchitectureLatencies:
     """Measures architectures with random weights, as latency depends on the shape alone.
 
-    In PyTorch all that are asked for are measured side by side, each time. In other backends each is exported first,
-    which takes seconds: its latency is kept for other searches on this machine. Architectures whose students are
-    configured alike, but for the teacher layers that they keep, are measured once.
+    In PyTorch all that are asked for are measured side by side, each time. For other backends each is exported, which
+    takes seconds: its latency is kept for other searches on this machine. What differs in teacher layers alone is
+    measured once.
 
     Args:
         teacher: The teacher; a model of its shape is measured in the same backend.
@@ -74,10 +74,9 @@ class ArchitectureLatencies:
         self.config_of = config_of
         self.benchmark = benchmark
         self.backend = get_backend(backend)
-        if self.backend.runtime != TORCH and benchmark.device != "cpu":
-            raise ValueError(
-                f"device={benchmark.device!r}: {backend} runs on the CPU; choose 'cpu', or a torch backend."
-            )
+        if self.backend.runtime != TORCH and (device := benchmark.device) != "cpu":
+            raise ValueError(f"device={device!r}: {backend} runs on the CPU; choose 'cpu', or a torch backend.")
+        self._exports = self.backend.name != "torch"
         folder = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
         self._kept = JsonLines(folder / LATENCIES_FILE, _Kept.from_json)
 
@@ -88,7 +87,7 @@ class ArchitectureLatencies:
         found = {kept.key: Latency(kept.student_ms, kept.iqr_ms, kept.teacher_ms) for kept in before}
         missing = {key: str(number) for number, key in reversed(keys.items()) if key not in found}
         if missing:
-            report = self._time({name: architectures[int(name)] for name in reversed(missing.values())}, repeats)
+            report = self._time({name: architectures[int(name)] for name in sorted(missing.values(), key=int)}, repeats)
             teacher = report.measurements[TEACHER]
             for key, name in missing.items():
                 student = report.measurements[name]
@@ -101,7 +100,7 @@ class ArchitectureLatencies:
     def measure_memory(self, architectures: Mapping[int, Architecture]) -> dict[int, float]:
         """Peak memory of a call by number, in MB (10^6 bytes): as deployed on a CPU, in a process of its own each."""
         found = {}
-        benchmark, longest = self.benchmark, max(shares_of(self.benchmark.sequence_length))
+        how = (self.benchmark.batch_size, max(shares_of(self.benchmark.sequence_length)), self.benchmark.threads)
         for number, architecture in architectures.items():
             with tempfile.TemporaryDirectory() as folder:
                 with drawing(0):
@@ -110,25 +109,20 @@ class ArchitectureLatencies:
                 if self.backend.file is not None:
                     make_runner(model, self.backend, folder)
                 del model
-                found[number] = peak_memory_mb(folder, self.backend, benchmark.batch_size, longest, benchmark.threads)
+                found[number] = peak_memory_mb(folder, self.backend, *how)
         return found
 
     def shape_costs(self, architectures: Sequence[Architecture]) -> dict[str, np.ndarray]:
         """What shapes cost as deployed: `kdnas_hf.export.shape_costs`, ``(architectures,)`` each."""
-        sizes = [
-            (one.num_hidden_layers, one.hidden_size, sum(one.per_layer("intermediate_size")), one.word_embedding_size)
-            for one in architectures
-        ]
+        neurons = [sum(one.per_layer("intermediate_size")) for one in architectures]
+        sizes = [(one.num_hidden_layers, one.hidden_size, one.word_embedding_size) for one in architectures]
+        layers, hidden, words = np.array(sizes, dtype=float).T
         how = (self.backend, self.benchmark.batch_size, self.benchmark.sequence_length)
-        return shape_costs(self.config_of(architectures[0]), *how, Sizes(*np.array(sizes, dtype=float).T))
+        return shape_costs(self.config_of(architectures[0]), *how, Sizes(layers, hidden, np.array(neurons), words))
 
     def describe(self) -> str:
         """One sentence on how latency is measured."""
         return self.benchmark.describe_method(self.backend.description)
-
-    @property
-    def _exports(self) -> bool:
-        return self.backend.name != "torch"
 
     def _time(self, architectures: Mapping[str, Architecture], repeats: int | None) -> LatencyReport:
         benchmark = self.benchmark if repeats is None else replace(self.benchmark, repeats=repeats)

@@ -30,22 +30,21 @@ class MeasuredShape:
         return self.latency.speedup
 
     def to_dict(self) -> dict[str, Any]:
-        """The values by name, for JSON."""
+        """Values by name, for JSON."""
         return asdict(self) | {"architecture": self.architecture.as_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_dict` gave; TypeError or KeyError if it did not."""
-        typed = {"architecture": Architecture(**values["architecture"]), "latency": Latency(**values["latency"])}
-        return cls(**{**values, **typed})
+        shape, latency = Architecture(**values["architecture"]), Latency(**values["latency"])
+        return cls(**{**values, "architecture": shape, "latency": latency})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation(MeasuredShape):
     """A shape that was trained with further seeds, and timed with more calls.
 
-    All of a search have the same seeds, texts and order of texts, and are timed interleaved. A shape of several origins
-    is there once for each, with the same figures.
+    All of a search have the same seeds and texts, and are timed interleaved. One of several origins is there for each.
 
     Attributes:
         origin: ``"search"``, ``"random"``, or the rule of thumb in words, like ``"teacher's width, 2 layers"``.
@@ -131,11 +130,6 @@ def best_known(trial: Trial, confirmations: Sequence[Confirmation]) -> Trial:
         if one.architecture == trial.architecture:
             return replace(trial, quality=one.quality, latency=one.latency, costs={**trial.costs, **one.costs})
     return trial
-
-
-def best_quality(trial: Trial, confirmations: Sequence[Confirmation]) -> float | None:
-    """The quality of a trial's shape: its mean over the seeds of a confirmation, or else what the search read."""
-    return best_known(trial, confirmations).quality
 
 
 def pareto_front(trials: Sequence[Trial], confirmations: Sequence[Confirmation] = ()) -> list[Trial]:

@@ -11,21 +11,20 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from transformers import TrainerCallback
 from transformers.utils import flatten_dict, logging
 
-from .budgets import Budget
+from .budgets import Budget, costs_of
 from .trial import Trial
 
 logger = logging.get_logger(__name__)
 
 PROJECT = "kdnas_hf"
 LOGS_FOLDER = "logs"  # of those trackers that write files
-FIGURES = ("reward", "loss", "quality", "speedup", "episode")
+FIGURES = ("reward", "loss", "quality", "episode")
 
 
 class SearchTracker(TrainerCallback):
     """Logs every finished trial, and as a callback what the full distillation logs.
 
-    A mini-KD has no run of its own: a search would leave one for each pool. The x-axis is the number of finished
-    trials, and goes on with the steps of the full distillation.
+    The x-axis is the number of finished trials, and goes on with the steps of the full distillation.
 
     Args:
         report_to: Names of trackers, as `transformers.TrainingArguments` resolved them.
@@ -40,11 +39,10 @@ class SearchTracker(TrainerCallback):
         self.measured = self.tokens = 0
         self.best: Trial | None = None
         for name in report_to:
-            if name not in LOGGER_TYPE_TO_CLASS:
+            if (kind := LOGGER_TYPE_TO_CLASS.get(name)) is None:
                 known = ", ".join(LOGGER_TYPE_TO_CLASS)
                 logger.warning(f"report_to: a search has no logs for {name}; it has for {known}.")
                 continue
-            kind = LOGGER_TYPE_TO_CLASS[name]
             where = {"logging_dir": str(folder / LOGS_FOLDER)} if kind.requires_logging_directory else {}
             self.trackers.append(kind(os.environ.get(f"{name.upper()}_PROJECT", PROJECT), **where))
 
@@ -52,19 +50,18 @@ class SearchTracker(TrainerCallback):
         """Start the trackers with the configuration of the search, and count, but do not log again, earlier trials."""
         for trial in trials:
             self._count(trial)
+        flat = flatten_dict(dict(configuration)).items()
+        simple = {name: one if isinstance(one, bool | int | float | str) else str(one) for name, one in flat}
         for tracker in self.trackers:
             if hasattr(tracker, "start"):  # in newer versions of accelerate
                 tracker.start()
             self.running.append(tracker)
-            flat = flatten_dict(dict(configuration)).items()
-            simple = {name: one if isinstance(one, bool | int | float | str) else str(one) for name, one in flat}
             tracker.store_init_configuration(simple)
 
     def record(self, trial: Trial) -> None:
         """Log what was measured of a trial."""
         self._count(trial)
-        values = {name: getattr(trial, name) for name in FIGURES} | dict(trial.costs) | {"tokens": self.tokens}
-        values["latency_ms"] = trial.latency and trial.latency.student_ms
+        values = {name: getattr(trial, name) for name in FIGURES} | costs_of(trial) | {"tokens": self.tokens}
         values["best_reward"] = self.best and self.best.reward
         self._log({f"search/{name}": value for name, value in values.items() if value is not None}, self.measured)
 

@@ -26,7 +26,7 @@ class Comparison:
         random_percentile: Share of those random shapes that are worse than the winner, 0 to 1.
         half_width: Half of the 95 % interval of a difference between contestants; None of one seed.
         is_fair: Whether some rule of thumb has the winner's latency; if not, a lead may be owed to latency.
-        tolerance: Relative difference up to which latencies, each beside its teacher's, count as equal.
+        tolerance: Relative difference up to which latencies count as equal.
         label: What quality is called.
     """
 
@@ -61,18 +61,18 @@ class Comparison:
             return "No rule of thumb as fast as the searched student was measured: whether it beats one is unknown."
         if self.rule.architecture == self.winner.architecture:
             return f"The searched student is itself the best rule of thumb, {self.rule.origin}: a tie."
-        lead = f"{abs(self.difference):.4f}" + ("" if self.half_width is None else f" ± {self.half_width:.4f}")
-        lead += " more" if self.difference > 0 else " less"
+        width = "" if self.half_width is None else f" ± {self.half_width:.4f}"
+        lead = f"{abs(self.difference):.4f}{width} {'more' if self.difference > 0 else 'less'}"
         lead = f"explains {lead} of the teacher (R²)" if self.label == "R²" else f"has {lead} {self.label}"
         faster = 1 - self.relative_latency(self.rule)
         where = f"which takes {faster:.0%} less time" if faster > self.tolerance else "at equal latency"
         doubt = "one seed decides nothing" if self.half_width is None else "the lead may be owed to latency"
         end = {TIE: "a tie", UNKNOWN: doubt}.get(self.verdict, self.verdict)
-        rule = f"{self.rule.architecture} ({self.rule.origin})"
-        return f"The searched student {lead} than the best rule of thumb, {rule}, {where}: {end}."
+        rule = f"the best rule of thumb, {self.rule.architecture} ({self.rule.origin})"
+        return f"The searched student {lead} than {rule}, {where}: {end}."
 
     def relative_latency(self, one: Confirmation) -> float:
-        """Latency of a contestant as a share of the winner's, each beside its teacher's."""
+        """Latency of a contestant as a share of the winner's; each is beside its teacher's."""
         return self.winner.speedup / one.speedup
 
 
@@ -112,9 +112,9 @@ def compare(
 def half_width(qualities: np.ndarray, pairs: int = 1) -> float | None:
     """Half of the 95 % interval of a difference of two means over seeds, of ``(shapes, seeds)`` qualities.
 
-    Quality is the sum of an effect of the shape, one of the seed, which all shapes share, and noise, whose variance is
-    that of the residuals with (shapes - 1) * (seeds - 1) degrees of freedom; None where there are none. So many
-    ``pairs`` are to be within their intervals at once.
+    Quality is the sum of effects of the shape and of the seed, and noise, whose variance is that of the residuals with
+    (shapes - 1) * (seeds - 1) degrees of freedom; None where there are none. So many ``pairs`` are to be within their
+    intervals at once.
     """
     shapes, seeds = qualities.shape
     freedom = (shapes - 1) * (seeds - 1)

@@ -13,14 +13,11 @@ from ..result import RANDOM, SEARCH, SearchResult, best_known, pareto_front
 from ..trial import STOPPED, Trial
 
 NAMED = 5  # learning curves that the legend names
-MARKERS = {SEARCH: ("o", "black"), RANDOM: ("x", "tab:grey"), "rule of thumb": ("^", "tab:blue")}
+COLORS = {SEARCH: "black", RANDOM: "tab:grey", "rule of thumb": "tab:blue"}
 
 
 def plot_front(result: SearchResult, budget: Budget, path: Path, label: str = "R²") -> None:
-    """Plot quality against latency: every complete trial, the front, what was measured again, and the students.
-
-    What was measured again has error bars of a standard deviation over seeds.
-    """
+    """Plot quality against latency: complete trials, the front, what was measured again (± a deviation), students."""
     figure, axes = _axes("What each architecture keeps of the teacher, and what it costs", label)
     # teacher and candidate are measured side by side: their ratio does not drift with the machine
     axes.set_xlabel("median latency (% of the teacher's)")
@@ -30,17 +27,12 @@ def plot_front(result: SearchResult, budget: Budget, path: Path, label: str = "R
     if len(set(episodes)) > 1:
         figure.colorbar(points, ax=axes, label="episode", ticks=sorted(set(episodes)))
     axes.step(*_points(pareto_front(known)), where="post", color="tab:red", lw=1.2, label="Pareto front")
-    for name, (marker, color) in MARKERS.items():
-        again = [one for one in result.confirmations if name == ("rule of thumb" if one.is_rule else one.origin)]
-        if again:
-            axes.errorbar(
-                *_points(again), yerr=[one.deviation for one in again], fmt=marker, color=color, mfc="none", ms=9,
-                lw=1, capsize=3, zorder=4, label=f"{name}, further seeds",
-            )  # fmt: skip
-    if students := result.students:
-        axes.scatter(
-            *_points(students), marker="*", s=220, c="tab:orange", ec="black", zorder=5, label="distilled student"
-        )
+    for name, color in COLORS.items():
+        if again := [one for one in result.confirmations if name == ("rule of thumb" if one.is_rule else one.origin)]:
+            style: dict[str, Any] = {"fmt": "o", "color": color, "mfc": "none", "ms": 9, "capsize": 3, "zorder": 4}
+            axes.errorbar(*_points(again), [one.deviation for one in again], label=f"{name}, further seeds", **style)
+    if result.students:
+        axes.scatter(*_points(result.students), marker="*", s=220, ec="black", zorder=5, label="distilled student")
     limits = [100 / budget.speedup] if budget.speedup > 0 else []
     if known and budget.latency_ms < math.inf:  # beside the teacher's median over all measurements
         teacher_ms = statistics.median(trial.latency.teacher_ms for trial in known if trial.latency is not None)
@@ -57,12 +49,10 @@ def plot_learning_curves(trials: Sequence[Trial], path: Path, label: str = "R²"
     axes.set_xlabel("optimizer steps of the mini-KD")
     trained = [trial for trial in trials if trial.readings]
     for rank, trial in enumerate(sorted(trained, key=lambda one: math.inf if one.reward is None else -one.reward)):
-        named = rank < NAMED and trial.is_complete
-        axes.plot(
-            *zip(*sorted(trial.readings.items()), strict=True), marker="o", ms=3, zorder=3 if named else 2,
-            ls=":" if trial.state == STOPPED else "-", lw=1.6 if named else 0.8,
-            color=f"C{rank}" if named else "silver", label=f"#{trial.number} {trial.architecture}" if named else None,
-        )  # fmt: skip
+        style: dict[str, Any] = {"color": "silver", "lw": 0.8, "ls": ":" if trial.state == STOPPED else "-"}
+        if rank < NAMED and trial.is_complete:
+            style |= {"color": f"C{rank}", "lw": 1.6, "zorder": 3, "label": f"#{trial.number} {trial.architecture}"}
+        axes.plot(*zip(*sorted(trial.readings.items()), strict=True), marker="o", ms=3, **style)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="best", title="highest rewards", fontsize="small")
     figure.savefig(path, dpi=130)
@@ -78,5 +68,4 @@ def _axes(title: str, label: str) -> tuple[Any, Any]:
 
 
 def _points(measured: Sequence[Any]) -> list[list[float]]:
-    """Latencies of trials, confirmations or students in percent of the teacher's, and their qualities."""
     return [[100 / one.speedup for one in measured], [one.quality for one in measured]]

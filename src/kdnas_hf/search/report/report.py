@@ -20,6 +20,10 @@ from .plots import plot_front, plot_learning_curves
 PLOT_FILE = "pareto.png"
 CURVES_FILE = "learning_curves.png"
 BUDGETS = tuple(Budget(speedup) for speedup in (2.0, 4.0, 7.0, 10.0))  # where the user names none
+MEANINGS = {  # of labels of quality
+    "R²": "R² is the share of the teacher's variance that the states of the last mapped layer, projected, explain.",
+    "1 - L": "L is the loss.",
+}
 STAGES = {
     "design": "latencies of shapes, before the first episode",
     "mini_kd": "mini-KD of all candidates",
@@ -37,15 +41,12 @@ def recommend(trials: Sequence[Trial], budget: Budget, confirmations: Sequence[C
 def write_report(
     result: SearchResult, args: SearchArguments, teacher: str, reward: str, space_size: int, label: str = "R²"
 ) -> Path:
-    """Write ``report.md``, ``recommendations.json`` and the plots into the run directory; return the report.
-
-    ``label`` is what quality is called: ``"R²"`` where hidden states are learned, else ``"quality"``.
-    """
+    """Write report, ``recommendations.json`` and plots into the run directory; ``label`` is what quality is called."""
     plot_front(result, args.budget, result.folder / PLOT_FILE, label)
     plot_learning_curves(result.trials, result.folder / CURVES_FILE, label)
     recommended, recommendations = _recommendations(result, args, label)
-    among = f" among those {args.budget}" if args.budget.is_limit else ""
-    chosen_by = f"the highest reward{among}" if args.budgets is None else "the highest quality within each budget"
+    chosen_by = "the highest reward" + (f" among those {args.budget}" if args.budget.is_limit else "")
+    chosen_by = chosen_by if args.budgets is None else "the highest quality within each budget"
     text = json.dumps({"chosen_by": f"{chosen_by} is distilled", "recommendations": recommended}, indent=2)
     (result.folder / "recommendations.json").write_text(text + "\n", encoding="utf-8")
     front = [[f"#{one.number}", *_cells(one)] for one in pareto_front(result.trials, result.confirmations)]
@@ -75,12 +76,11 @@ def comparison_table(found: Comparison) -> str:
     above = "" if found.random_percentile is None else f" (the winner is above {found.random_percentile:.0%})"
     shapes = {"winner": found.winner, "best rule of thumb": found.rule, f"random median{above}": found.random_median}
     rows: list[list[str]] = []
-    for title, one in shapes.items():
-        if one is not None:
-            beside = found.relative_latency(one) - 1
-            note = f"{beside:+.1%}" + (", favours the winner" if beside < -found.tolerance else "")
-            lead = f"{found.winner.quality - one.quality:+.4f}{width}" if rows else ""
-            rows.append([title, *_cells(one, ".4f"), note, lead])
+    for title, one in ((title, one) for title, one in shapes.items() if one is not None):
+        beside = found.relative_latency(one) - 1
+        note = f"{beside:+.1%}" + (", favours the winner" if beside < -found.tolerance else "")
+        lead = f"{found.winner.quality - one.quality:+.4f}{width}" if rows else ""
+        rows.append([title, *_cells(one, ".4f"), note, lead])
     return markdown_table(["shape", *_header(found.label), "latency beside the winner", "lead of the winner"], rows)
 
 
@@ -89,7 +89,6 @@ def _header(label: str) -> list[str]:
 
 
 def _cells(one: Trial | Confirmation | DistilledStudent, shown: str = ".3f") -> list[str]:
-    """Architecture, quality, latency and speed-up; empty where there is none."""
     latency = ["", ""] if one.latency is None else [f"{one.latency.student_ms:.2f}", f"{one.latency.speedup:.2f}x"]
     return [str(one.architecture), "" if one.quality is None else f"{one.quality:{shown}}", *latency]
 
@@ -102,10 +101,8 @@ def _students(students: Sequence[DistilledStudent], label: str) -> str:
 
 
 def _comparisons(result: SearchResult, label: str) -> str:
-    """The search against rules of thumb, for each distilled student that was confirmed."""
     winners: list[Architecture | None] = [student.architecture for student in result.students]
-    winners = winners or [None]
-    compared = [compare(result.confirmations, winner=winner, label=label) for winner in winners]
+    compared = [compare(result.confirmations, winner=winner, label=label) for winner in winners or [None]]
     parts = [f"{one.sentence}\n\n{comparison_table(one)}" for one in compared if one is not None]
     if not parts:
         return (
@@ -113,32 +110,30 @@ def _comparisons(result: SearchResult, label: str) -> str:
             "seed, and the best of many such readings is partly luck."
         )
     return "\n\n".join(parts) + (
-        "\n\nAll were trained alike, by mini-KDs with the same further seeds, texts and order, and timed interleaved. "
-        "Latencies within 3 % count as equal; slower opponents are not compared, faster ones favour the winner. ± is "
-        "half of a 95 % interval of the difference, from the noise that shapes and seeds do not account for, and wider "
-        "where the best of several were picked."
+        "\n\nAll were trained alike, with the same further seeds, and timed interleaved. Latencies within 3 % count as "
+        "equal; slower opponents are not compared. ± is half of a 95 % interval of the difference, from the noise that "
+        "shapes and seeds do not account for, and wider where the best of several were picked."
     )
 
 
 def _recommendations(result: SearchResult, args: SearchArguments, label: str) -> tuple[list[dict[str, Any]], str]:
-    """The trial recommended for each budget of ``args``, or for some speed-ups: for JSON, and as a table."""
     students = {student.architecture: student.path for student in result.students}
     confirmed = {one.architecture for one in result.confirmations}
     names = ("trial", "architecture", "quality", "confirmed", "latency_ms", "speedup", "student")
-    values: list[dict[str, Any]] = []
-    rows: list[list[str]] = []
+    values, rows = list[dict[str, Any]](), list[list[str]]()
     for budget in args.budgets or dict.fromkeys(args.budget.stricter(one) for one in BUDGETS):
         one = recommend(result.trials, budget, result.confirmations)
-        found: dict[str, Any] = {"budget": str(budget), "limits": budget.limits, **dict.fromkeys(names)}
-        row = [str(budget), "none of the measured architectures", *[""] * 5]
+        values.append({"budget": str(budget), "limits": budget.limits, **dict.fromkeys(names)})
+        rows.append([str(budget), "none of the measured architectures", *[""] * 5])
         if one is not None and one.latency is not None:
-            shape, student = one.architecture, students.get(one.architecture)
-            is_confirmed = shape in confirmed
+            shape, is_confirmed, student = (
+                one.architecture,
+                one.architecture in confirmed,
+                students.get(one.architecture),
+            )
             figures = (one.quality, is_confirmed, one.latency.student_ms, one.speedup, student)
-            found |= dict(zip(names, (one.number, shape.as_dict(), *figures), strict=True))
-            row = [str(budget), *_cells(one), "yes" if is_confirmed else "no", student or ""]
-        values.append(found)
-        rows.append(row)
+            values[-1] |= dict(zip(names, (one.number, shape.as_dict(), *figures), strict=True))
+            rows[-1] = [str(budget), *_cells(one), "yes" if is_confirmed else "no", student or ""]
     return values, markdown_table(["budget", *_header(label), "confirmed", "distilled"], rows)
 
 
@@ -153,26 +148,21 @@ def _confirmations(confirmations: Sequence[Confirmation], label: str) -> str:
 
 def _trials(trials: Sequence[Trial], budget: Budget, label: str) -> str:
     limited = [name for name in budget.limits if name not in ("speedup", "latency_ms")]
-    rows = [
-        [
-            f"#{one.number}",
-            "earlier" if one.episode < 0 else str(one.episode + 1),
-            *_cells(one),
-            *(written(name, one.costs[name]) if name in one.costs else "" for name in limited),
-            "" if one.reward is None else f"{one.reward:.3f}",
-            f"failed: {one.failure}" if one.state == FAILED else one.state,
-            "" if budget.met_by(one) else "missed" + ("" if one.tokens else ", so not trained"),
-        ]
-        for one in sorted(trials, key=lambda one: float("inf") if one.reward is None else -one.reward)
-    ]
+    rows = []
+    for one in sorted(trials, key=lambda one: float("inf") if one.reward is None else -one.reward):
+        episode = "earlier" if one.episode < 0 else str(one.episode + 1)
+        costs = [written(name, one.costs[name]) if name in one.costs else "" for name in limited]
+        reward = "" if one.reward is None else f"{one.reward:.3f}"
+        state = f"failed: {one.failure}" if one.state == FAILED else one.state
+        met = "" if budget.met_by(one) else "missed" + ("" if one.tokens else ", so not trained")
+        rows.append([f"#{one.number}", episode, *_cells(one), *costs, reward, state, met])
     return markdown_table(["trial", "episode", *_header(label), *limited, "reward", "state", "budget"], rows)
 
 
 def _method(result: SearchResult, args: SearchArguments, reward: str, label: str) -> str:
-    share = "R² is the share of the teacher's variance that the states of the last mapped layer, projected, explain."
-    meaning = share if label == "R²" else "Quality is 1 - loss."
+    meaning = MEANINGS.get(label, "Quality is the score of a linear classifier on the student's frozen states.")
     limit = f" Hard constraint: {args.budget}." if args.budget.is_limit else ""
-    after = "the highest reward" if args.objective == "reward" else "the Pareto front of quality (1 - loss) and latency"
+    after = "the highest reward" if args.objective == "reward" else f"the Pareto front of {label} and latency"
     seeds = max((len(one.qualities) for one in result.confirmations), default=0)
     return f"""\
 - Latency: {result.latency_method} Weights are random: latency depends on the shape alone.
