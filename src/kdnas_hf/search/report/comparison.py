@@ -10,6 +10,7 @@ from scipy.stats import t as student_t
 
 from ..architecture import Architecture
 from ..result import RANDOM, SEARCH, Confirmation
+from ..rules import TOLERANCE
 
 CONFIDENCE = 0.95
 BETTER, TIE, WORSE, UNKNOWN = "better", "tie", "worse", "unknown"
@@ -26,7 +27,6 @@ class Comparison:
         random_percentile: Share of those random shapes that are worse than the winner, 0 to 1.
         half_width: Half of the 95 % interval of a difference between contestants; None of one seed.
         is_fair: Whether some rule of thumb has the winner's latency; if not, a lead may be owed to latency.
-        tolerance: Relative difference up to which latencies count as equal.
         label: What quality is called.
     """
 
@@ -36,7 +36,6 @@ class Comparison:
     random_percentile: float | None
     half_width: float | None
     is_fair: bool
-    tolerance: float
     label: str
 
     @property
@@ -65,7 +64,7 @@ class Comparison:
         lead = f"{abs(self.difference):.4f}{width} {'more' if self.difference > 0 else 'less'}"
         lead = f"explains {lead} of the teacher (R²)" if self.label == "R²" else f"has {lead} {self.label}"
         faster = 1 - self.relative_latency(self.rule)
-        where = f"which takes {faster:.0%} less time" if faster > self.tolerance else "at equal latency"
+        where = f"which takes {faster:.0%} less time" if faster > TOLERANCE else "at equal latency"
         doubt = "one seed decides nothing" if self.half_width is None else "the lead may be owed to latency"
         end = {TIE: "a tie", UNKNOWN: doubt}.get(self.verdict, self.verdict)
         rule = f"the best rule of thumb, {self.rule.architecture} ({self.rule.origin})"
@@ -77,10 +76,7 @@ class Comparison:
 
 
 def compare(
-    confirmations: Sequence[Confirmation],
-    tolerance: float = 0.03,
-    winner: Architecture | None = None,
-    label: str = "R²",
+    confirmations: Sequence[Confirmation], *, winner: Architecture | None = None, label: str = "R²"
 ) -> Comparison | None:
     """Compare the ``winner`` with the best rule of thumb that is not slower, and with random shapes; None without any.
 
@@ -92,8 +88,8 @@ def compare(
     if chosen is None or len(searched) == len(confirmations):
         return None
     contestants = [one for one in confirmations if len(one.qualities) == len(chosen.qualities)]
-    able = [one for one in contestants if one.origin != SEARCH and chosen.speedup / one.speedup <= 1 + tolerance]
-    alike = [one for one in able if chosen.speedup / one.speedup >= 1 - tolerance]
+    able = [one for one in contestants if one.origin != SEARCH and chosen.speedup / one.speedup <= 1 + TOLERANCE]
+    alike = [one for one in able if chosen.speedup / one.speedup >= 1 - TOLERANCE]
     rules = [one for one in able if one.is_rule]
     random = [one for one in alike if one.origin == RANDOM] or [one for one in able if one.origin == RANDOM]
     by_shape = {one.architecture: one.qualities for one in contestants}
@@ -104,7 +100,6 @@ def compare(
         random_percentile=sum(one.quality < chosen.quality for one in random) / len(random) if random else None,
         half_width=half_width(np.array([*by_shape.values()]), pairs=max(len(searched), 1) * max(len(rules), 1)),
         is_fair=any(one.is_rule for one in alike),
-        tolerance=tolerance,
         label=label,
     )
 

@@ -13,6 +13,7 @@ from ..architecture import Architecture
 from ..arguments import SearchArguments
 from ..budgets import Budget, written
 from ..result import Confirmation, DistilledStudent, SearchResult, best_known, pareto_front
+from ..rules import TOLERANCE
 from ..trial import FAILED, Trial
 from .comparison import Comparison, compare
 from .plots import plot_front, plot_learning_curves
@@ -78,7 +79,7 @@ def comparison_table(found: Comparison) -> str:
     rows: list[list[str]] = []
     for title, one in ((title, one) for title, one in shapes.items() if one is not None):
         beside = found.relative_latency(one) - 1
-        note = f"{beside:+.1%}" + (", favours the winner" if beside < -found.tolerance else "")
+        note = f"{beside:+.1%}" + (", favours the winner" if beside < -TOLERANCE else "")
         lead = f"{found.winner.quality - one.quality:+.4f}{width}" if rows else ""
         rows.append([title, *_cells(one, ".4f"), note, lead])
     return markdown_table(["shape", *_header(found.label), "latency beside the winner", "lead of the winner"], rows)
@@ -110,9 +111,9 @@ def _comparisons(result: SearchResult, label: str) -> str:
             "seed, and the best of many such readings is partly luck."
         )
     return "\n\n".join(parts) + (
-        "\n\nAll were trained alike, with the same further seeds, and timed interleaved. Latencies within 3 % count as "
-        "equal; slower opponents are not compared. ± is half of a 95 % interval of the difference, from the noise that "
-        "shapes and seeds do not account for, and wider where the best of several were picked."
+        f"\n\nAll were trained alike, with the same further seeds, and timed interleaved. Latencies within {TOLERANCE:.0%} "
+        "count as equal; slower opponents are not compared. ± is half of a 95 % interval of the difference, from the "
+        "noise that shapes and seeds do not account for, and wider where the best of several were picked."
     )
 
 
