@@ -217,8 +217,16 @@ def test_search_evidence_knows_its_own_figures_and_comparison_by_its_shape():
     assert search.constraint == Budget(4.0)
 
 
-@pytest.mark.parametrize("layers", [{"1": 0.4}, {}])
-def test_how_a_shape_was_found_is_kept_as_the_search_tells_it(student, tmp_path, layers):
+@pytest.mark.parametrize(
+    ("layers", "quality", "label"),
+    [
+        ({"1": 0.4}, "heldout", "R²"),
+        ({}, "heldout", "1 - L"),
+        ({"1": 0.4}, "probe:intents", "intents probe"),
+        ({}, "probe:tasks/mine.yaml", "mine probe"),
+    ],
+)
+def test_how_a_shape_was_found_is_kept_as_the_search_tells_it(student, tmp_path, layers, quality, label):
     search = example_search()
     found, other = (
         DistilledStudent(
@@ -229,10 +237,9 @@ def test_how_a_shape_was_found_is_kept_as_the_search_tells_it(student, tmp_path,
     )  # fmt: skip
     result = SearchResult(tmp_path, search.trials, search.confirmations, [other, found], "timed so.", {"total": 3.0})
     (tmp_path / "pareto.png").write_bytes(b"plot")
-    args = SearchArguments(controller="random", speedup=4.0, latency_budget="5ms")
+    args = SearchArguments(controller="random", speedup=4.0, latency_budget="5ms", quality=quality)
     record_search(student, result, found, args, space=12)
     evidence = StudentEvidence.load(student).search
-    label = "R²" if layers else "quality"
     assert evidence == dataclasses.replace(
         search, rank=2, controller="random", space=12, budget={"speedup": 4.0, "latency_ms": 5.0},
         latency_method="timed so.", seconds={"total": 3.0}, label=label,

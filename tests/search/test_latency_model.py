@@ -37,18 +37,34 @@ def measured(count, noise=0.0, seed=0):
     return {one: latency_of(one) * float(np.exp(generator.normal(0, noise))) for one in chosen}
 
 
+def error_of(model):
+    return np.median(np.abs(model.errors))
+
+
 def test_unmeasured_architectures_are_predicted():
     latencies = measured(20)
     model = LatencyModel.fit(latencies)
     others = [one for one in SPACE if one not in latencies]
     assert model(others) == pytest.approx([latency_of(one) for one in others], rel=0.01)
-    assert model.error < 0.01
+    assert error_of(model) < 0.01
 
 
 def test_the_error_is_that_of_what_was_left_out():
     noisy = LatencyModel.fit(measured(20, noise=0.1))
-    assert 0.02 < noisy.error < 0.2
-    assert LatencyModel.fit(measured(20, noise=0.02)).error < noisy.error
+    assert 0.02 < error_of(noisy) < 0.2
+    assert error_of(LatencyModel.fit(measured(20, noise=0.02))) < error_of(noisy)
+
+
+def test_errors_and_margin_are_of_fits_without_each():
+    latencies = measured(12, noise=0.1)
+    errors = []
+    for left_out, latency in latencies.items():
+        others = LatencyModel.fit({one: value for one, value in latencies.items() if one != left_out})
+        errors.append(others([left_out])[0] / latency - 1)
+    model = LatencyModel.fit(latencies)
+    assert model.errors == pytest.approx(errors)
+    assert model.margin == pytest.approx(max(np.quantile(errors, 0.95), 0.0))
+    assert LatencyModel(model.activations, model.costs, np.array([-0.3, -0.1])).margin == 0.0
 
 
 def test_an_activation_that_was_never_measured_is_taken_for_a_known_one():

@@ -25,7 +25,7 @@ from transformers.utils import logging
 from ..data import DataArguments
 from ..data.local_files import find_local_files
 from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
-from ..evaluation import EvaluationResults
+from ..evaluation import EvaluationResults, parse_quality
 from ..export import ArtefactRecord, read_exports
 from ..latency import DeviceFingerprint, LatencyReport, describe_lengths
 from ..search import Architecture, DistilledStudent, SearchArguments, SearchResult, training_configuration
@@ -163,7 +163,7 @@ class SearchEvidence:
         seconds: Wall-clock time by stage.
         trials: Every architecture that was chosen.
         confirmations: The shapes that were measured again with further seeds, and those that they were compared with.
-        label: What quality is called: ``"R²"`` where hidden states were learned.
+        label: What quality is called: ``"R²"`` where hidden states were learned, ``"intents probe"`` of a probe.
     """
 
     architecture: Architecture
@@ -412,6 +412,7 @@ def record_search(
         args: Of the search.
         space: Members of the search space.
     """
+    _, task = parse_quality(args.quality)
     evidence = SearchEvidence(
         architecture=found.architecture,
         rank=result.students.index(found) + 1,
@@ -422,7 +423,7 @@ def record_search(
         seconds=dict(result.cost),
         trials=list(result.trials),
         confirmations=list(result.confirmations),
-        label="R²" if found.quality_per_layer else "quality",
+        label=f"{Path(task).stem} probe" if task else "R²" if found.quality_per_layer else "1 - L",
     )
     write_search(student, evidence)
     if (result.folder / PARETO_PLOT).is_file():

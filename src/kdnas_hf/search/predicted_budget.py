@@ -21,9 +21,8 @@ SPREAD, NEAR = 16, 8  # shapes that are timed: first spread over the space, then
 class PredictedBudget:
     """Tells which architectures can meet a budget before they are trained.
 
-    Costs of a shape are known. Latency is regressed on shapes that are timed first; what misses a limit on it by no
-    more than the regression errs (`LatencyModel.margin`) is admitted, so that few are lost that would meet it. Memory
-    is not predicted.
+    Costs of a shape are known. Latency is regressed on shapes that are timed first; what misses its limit by no more
+    than the regression errs (`LatencyModel.margin`) is admitted, so that few are lost. Memory is not predicted.
 
     Args:
         space: The search space.
@@ -32,7 +31,7 @@ class PredictedBudget:
         measure: Times architectures; None where only shapes are looked at.
 
     Raises:
-        ValueError: If the shape of every architecture costs too much.
+        ValueError: If every shape costs too much.
     """
 
     def __init__(
@@ -48,30 +47,22 @@ class PredictedBudget:
         self._members = self._admitted(space.pool(Random(0)))
 
     def time(self) -> list[dict[str, Any]]:
-        """Time shapes that are far from each other, and then those that are expected to be nearest to the budget.
-
-        Returns:
-            What was timed, as JSON can hold it, for `fit`; nothing where latency has no limit.
-        """
+        """Time shapes far from each other, then those expected nearest to a limit on latency: JSON values for `fit`."""
         if not {"speedup", "latency_ms"} & self.budget.limits.keys():
             return []
         _, first = np.unique(work_of(self._members, self.space.hidden_act), axis=0, return_index=True)
         shapes = [self._members[index] for index in sorted(first)]
-        rows = self._time(_spread(shapes, ArchitectureFeatures(self.space)(shapes)))
-        if len(shapes) > SPREAD:
+        chosen = _spread(shapes, ArchitectureFeatures(self.space)(shapes))
+        rows = self._time(chosen)
+        left = [one for one in shapes if one not in chosen]
+        if left and len(rows) > 1:
             self._regress(rows)
-            timed = [row["architecture"] for row in rows]
-            left = [one for one in shapes if one.as_dict() not in timed]
             distances = np.abs(np.log(self._taken(self.expected(left))))
             rows += self._time([left[index] for index in np.argsort(distances, kind="stable")[:NEAR]])
         return rows
 
     def fit(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Regress latency on what `time` returned.
-
-        Raises:
-            ValueError: If no architecture of the space is expected to meet the budget.
-        """
+        """Regress latency on what `time` returned; ValueError if no architecture is expected to meet the budget."""
         if len(rows) > 1:
             self._regress(rows)
             self._members = self._admitted(self._members)
@@ -90,17 +81,15 @@ class PredictedBudget:
             return np.zeros(0, dtype=bool)
         costs = self.expected(architectures)
         if self.model is not None:
-            costs["latency_ms"] = costs["latency_ms"] / (1 + self.model.margin)
-            costs["speedup"] = costs["speedup"] * (1 + self.model.margin)
+            costs["latency_ms"] /= 1 + self.model.margin
+            costs["speedup"] *= 1 + self.model.margin
         return self._taken(costs) <= 1
 
     def _taken(self, costs: Mapping[str, np.ndarray]) -> np.ndarray:
         """The share of a limit that is taken, of the limit that is missed most: ``(architectures,)``."""
-        shares = [np.zeros(len(costs["flops"]))]
-        for name, limit in self.budget.limits.items():
-            if name in costs:
-                shares.append(limit / costs[name] if name == "speedup" else costs[name] / limit)
-        return np.max(shares, axis=0)
+        limits = [(name, costs[name], limit) for name, limit in self.budget.limits.items() if name in costs]
+        shares = [limit / cost if name == "speedup" else cost / limit for name, cost, limit in limits]
+        return np.max([np.zeros(len(costs["flops"])), *shares], axis=0)
 
     def _admitted(self, members: Sequence[Architecture]) -> list[Architecture]:
         admitted = self.admits(members)
