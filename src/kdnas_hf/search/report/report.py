@@ -111,9 +111,9 @@ def _comparisons(result: SearchResult, label: str) -> str:
             "seed, and the best of many such readings is partly luck."
         )
     return "\n\n".join(parts) + (
-        f"\n\nAll were trained alike, with the same further seeds, and timed interleaved. Latencies within {TOLERANCE:.0%} "
-        "count as equal; slower opponents are not compared. ± is half of a 95 % interval of the difference, from the "
-        "noise that shapes and seeds do not account for, and wider where the best of several were picked."
+        "\n\nAll were trained alike, with the same further seeds, and timed interleaved. Latencies within "
+        f"{TOLERANCE:.0%} count as equal; slower opponents are not compared. ± is half of a 95 % interval of the "
+        "difference, from noise that shapes and seeds do not account for; wider where the best of several is picked."
     )
 
 
