@@ -1,6 +1,6 @@
 """Race controllers on a table of measured architectures: how good is what each would recommend after 15 evaluations?
 
-    python benchmarks/controllers.py --preset short     # the default against random, lstm, depth and gp: under 5 minutes
+    python benchmarks/controllers.py --preset short     # default, random, lstm, depth and gp: under 5 minutes
     python benchmarks/controllers.py --preset full      # all of them, and more evaluations
     python benchmarks/controllers.py --objective pareto # how much of the front is found
 
@@ -197,10 +197,14 @@ def regret(landscape: Landscape, trials: Sequence[Trial]) -> float:
     return 1 - landscape.truth[trials[number].architecture] / landscape.best
 
 
-def race(landscape: Landscape, names: Sequence[str], per_episode: int, seeds: int, evaluations: int) -> dict[str, float]:
+def race(
+    landscape: Landscape, names: Sequence[str], per_episode: int, seeds: int, evaluations: int
+) -> dict[str, float]:
     """Race controllers; the mean regret of each, and the share of the default's candidates that failed."""
     counts = [count for count in (5, 10, 15, 20, 30) if count <= evaluations]
-    print("| controller | " + " | ".join(f"regret after {count}" for count in counts) + " | failed | seconds a search |")
+    print(
+        "| controller | " + " | ".join(f"regret after {count}" for count in counts) + " | failed | seconds a search |"
+    )
     print("| --- " * (len(counts) + 3) + "|")
     last: dict[str, float] = {}
     for name in names:
@@ -223,7 +227,10 @@ def race(landscape: Landscape, names: Sequence[str], per_episode: int, seeds: in
         last |= {"failing_share": round(statistics.fmean(failed), 3)} if name == "default" else {}
         last[name] = round(float(means[-1]), 5)
         cells = [f"{mean:.2%} ± {error:.2%}" for mean, error in zip(means, errors, strict=True)]
-        print(f"| {name} | {' | '.join(cells)} | {statistics.fmean(failed):.0%} | {statistics.fmean(seconds):.1f} |", flush=True)
+        print(
+            f"| {name} | {' | '.join(cells)} | {statistics.fmean(failed):.0%} | {statistics.fmean(seconds):.1f} |",
+            flush=True,
+        )
     return last
 
 
@@ -286,9 +293,9 @@ def main() -> None:
     able = [one for one in landscape.truth if landscape.admits([one])[0]]
     rewards = [landscape.truth[one] for one in able if not landscape.fails(one)]
     print(
-        f"{len(landscape.truth)} architectures, {len(able)} of them at least {args.speedup:g}x faster than the teacher, "
-        f"{len(able) - len(rewards)} of which fail; true rewards: best {max(rewards):.4f}, median "
-        f"{statistics.median(rewards):.4f}; noise {landscape.noise:.4f}; {args.seeds} seeds, means with standard errors\n",
+        f"{len(landscape.truth)} architectures, {len(able)} of them at least {args.speedup:g}x faster than the teacher; "
+        f"{len(able) - len(rewards)} of these fail. True rewards: best {max(rewards):.4f}, median "
+        f"{statistics.median(rewards):.4f}; noise {landscape.noise:.4f}. {args.seeds} seeds, mean and standard error.\n",
         flush=True,
     )
     evaluations = EVALUATIONS[args.preset]

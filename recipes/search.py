@@ -25,6 +25,7 @@ from kdnas_hf import (
     TeacherArguments,
     TrainingSetup,
     check_search,
+    check_shapes,
     check_writable,
     document_search,
     end_processes,
@@ -56,14 +57,13 @@ def main(argv: list[str] | None = None) -> None:
 
     _, task = parse_quality(search_args.quality)
     probe_data = None if task is None else load_probe_data(task, search_args.probe_data_dir)
-    shapes = [(size, depth) for size in space.hidden_size for depth in space.num_hidden_layers]
     configuration = {"data": data_args.identity(), "teacher_revision": teacher_args.teacher_revision}
     with training_args.main_process_first(desc="teacher and text"):
         teacher = load_teacher(
             teacher_args.teacher,
             revision=teacher_args.teacher_revision,
             head=training_args.head_for_text(),
-            check=lambda teacher: training_args.start.check(teacher.hidden_size, teacher.num_layers, shapes),
+            check=lambda teacher: check_shapes(teacher, space, search_args, training_args),
         )
         check_search(teacher, space, search_args, training_args, configuration)
         corpus = load_corpus(data_args)

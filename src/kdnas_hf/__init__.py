@@ -53,6 +53,7 @@ from .search import (
     StudentArguments,
     Trial,
     check_search,
+    check_shapes,
     make_controller,
     student_config,
 )
@@ -129,6 +130,7 @@ __all__ = [
     "__version__",
     "bf16_pays_off",
     "check_search",
+    "check_shapes",
     "check_writable",
     "count_tokens",
     "create_student",

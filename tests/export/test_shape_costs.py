@@ -6,8 +6,7 @@ import torch
 from tiny_students import make_student
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdnas_hf.export import artefact_files, make_runner
-from kdnas_hf.export.shape_costs import Sizes, shape_costs
+from kdnas_hf.export import Sizes, artefact_files, make_runner, shape_costs
 
 SHAPES = [
     {},

@@ -103,7 +103,7 @@ def example_training(**changes):
 def example_latency(**changes):
     return dataclasses.replace(
         LatencyEvidence(
-            backend="PyTorch eager, float32", batch_size=1, sequence_length=128, threads=1, samples=15,
+            backend="PyTorch eager, float32", batch_size=1, sequence_length="128", threads=1, samples=15,
             student_ms=10.18, student_iqr_ms=0.14, teacher_ms=74.13, teacher_iqr_ms=0.61, device=DEVICE,
         ),
         **changes,

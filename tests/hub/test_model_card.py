@@ -164,6 +164,7 @@ def test_a_shape_is_shown_with_the_figures_of_its_confirmation(config):
     assert "0.360" not in text  # the search's luckiest reading
     assert "(teacher's width, 1 layer), at equal latency: a tie." in text
     assert "1 too slow" in text
+    assert "The controller did not choose it" not in text
 
 
 def test_a_shape_that_was_not_measured_again_is_said_to_be_lucky(config):
@@ -176,6 +177,15 @@ def test_a_shape_that_was_not_measured_again_is_said_to_be_lucky(config):
     assert "each of 1 further seed(s)" in text
     assert "at equal latency: one seed decides nothing." in text
     assert "standard deviation" not in text
+
+
+@pytest.mark.parametrize(("number", "what"), [(1, "a rule of thumb, teacher's width, 1 layer"), (2, "a random shape")])
+def test_a_shape_that_the_controller_did_not_choose_is_not_said_to_be_chosen(config, number, what):
+    search = example_search()
+    search = dataclasses.replace(search, architecture=search.confirmations[number].architecture)
+    text = sections(render_card(example_evidence(config, search=search)))["Architecture"]
+    assert f"The controller did not choose it: it is {what}, which was measured beside the best candidates." in text
+    assert "The best shape of the search" not in text
 
 
 def test_quality_that_is_not_r2_is_not_called_so_and_without_a_budget_none_is_named(config):

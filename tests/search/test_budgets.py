@@ -65,7 +65,7 @@ def test_a_budget_in_words_and_in_a_name():
     assert str(UNLIMITED) == ""
     slugs = {"7x": Budget(7), "2.5ms": Budget(latency_ms=2.5), "7x-5ms-100MB": Budget(7, 5, size_mb=100)}
     assert {budget.slug: budget for budget in slugs.values()} == slugs
-    everything = Budget(7, *range(1, 7)).slug.split("-")
+    everything = Budget(7, *([1e6] * 6)).slug.split("-")
     assert len(set(everything)) == 7  # no two limits are written alike
 
 

@@ -84,8 +84,8 @@ def test_a_lead_beyond_the_noise_is_better_one_within_it_a_tie_and_a_loss_is_wor
     assert better.difference == pytest.approx(0.01)
     assert better.half_width == pytest.approx(half_width(np.array([one.qualities for one in contestants()])))
     assert better.sentence == (
-        f"The searched student explains 0.0100 ± {better.half_width:.4f} more of the teacher (R²) than the best rule "
-        f"of thumb, {SHAPES[1]} ({RULE}), at equal latency: better."
+        f"The best shape of the search explains 0.0100 ± {better.half_width:.4f} more of the teacher (R²) than the "
+        f"best rule of thumb, {SHAPES[1]} ({RULE}), at equal latency: better."
     )
     assert tie.sentence.endswith("at equal latency: a tie.")
     assert "0.0100" in worse.sentence
@@ -108,7 +108,7 @@ def test_a_rule_that_is_slower_than_the_tolerance_is_not_compared(milliseconds, 
     found = compare(contestants(rule=0.5, rule_ms=milliseconds))
     assert (found.rule is not None) == is_compared
     assert found.verdict == ("worse" if is_compared else "unknown")
-    assert ("No rule of thumb as fast" in found.sentence) != is_compared
+    assert ("no rule of thumb beside it that is as fast" in found.sentence) != is_compared
     assert compare(contestants(rule=0.5, rule_ms=milliseconds), tolerance=0.05).rule is not None
 
 
@@ -140,7 +140,10 @@ def test_a_winner_that_is_a_rule_ties_with_itself():
     itself = confirmation(winner.architecture, RULE, winner.qualities)
     found = compare([winner, itself, *contestants()[1:]])
     assert found.verdict == "tie"
-    assert found.sentence == f"The searched student is itself the best rule of thumb, {RULE}: a tie."
+    assert (
+        found.sentence
+        == f"The best shape of the search is itself the best rule of thumb, {RULE}: a tie, the search gains nothing."
+    )
     # its figures are there twice, but count once
     assert found.half_width == pytest.approx(half_width(np.array([one.qualities for one in contestants()]), pairs=2))
     assert compare([winner, itself]).verdict == "tie"
@@ -156,6 +159,21 @@ def test_who_is_compared_can_be_named_and_what_was_not_confirmed_is_not_compared
     assert compare([]) is None
     assert compare([contestants()[0], second]) is None  # nobody to compare with
     assert compare(contestants()[1:]) is None
+
+
+def test_a_student_that_the_search_did_not_find_is_not_said_to_be_searched():
+    drawn = compare(contestants(), winner=SHAPES[4])  # the best of three random shapes
+    assert drawn.sentence.startswith("The student, a random shape, explains 0.0200 ± ")
+    qualities = np.array([one.qualities for one in contestants()])
+    assert drawn.half_width == pytest.approx(half_width(qualities, pairs=3))
+    better = confirmation(SHAPES[8], "a better rule", (0.40, 0.42))
+    assert (drawn.random_median.architecture, drawn.random_percentile) == (SHAPES[3], 1.0)  # of the others
+    itself = compare([*contestants(), better], winner=SHAPES[8])
+    assert itself.verdict == "tie"
+    assert itself.sentence.startswith("The student is itself the best rule of thumb, a better rule: a tie")
+    behind = compare([*contestants(), better], winner=SHAPES[1])
+    assert behind.sentence.startswith("The student explains 0.0500 ± ")
+    assert behind.verdict == "worse"
 
 
 def test_a_shape_that_diverged_with_a_seed_is_not_compared():

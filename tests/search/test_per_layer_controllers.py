@@ -145,7 +145,8 @@ def test_features_of_kept_layers_are_four_of_them_at_even_spacing():
     shapes.append(Architecture(1, 4, 48, 64, teacher_layers=(6,)))
     depth, *kept, size = ArchitectureFeatures(space)(shapes).T
     assert depth == pytest.approx([1, 1, 0])
-    assert 12 * np.array(kept).T == pytest.approx(np.array([[1, 2, 11, 12], [5, 6, 7, 8], [6, 6, 6, 6]]))
+    places = 12 * np.array(kept).T
+    assert places == pytest.approx(np.array([[1, 2, 11, 12], [5, 6, 7, 8], [6, 6, 6, 6]]))
     assert size == pytest.approx([1, 1, 0])
     (two,) = ArchitectureFeatures(KEEPING)([Architecture(2, 4, 48, 64, teacher_layers=(3, 12))])
     assert 12 * two[2:6] == pytest.approx([3, 6, 9, 12])

@@ -15,11 +15,11 @@ from kdnas_hf.search import (
     Reward,
     SearchArguments,
     SearchResult,
-    best_quality,
     pareto_front,
     recommend,
 )
 from kdnas_hf.search.report import write_report
+from kdnas_hf.search.result import best_known
 from kdnas_hf.search.trial import DIVERGED, TOO_SLOW
 
 A, B, C, D, E, F = (Architecture(layers, 2, 8, 16, "gelu") for layers in (1, 2, 3, 4, 5, 6))
@@ -50,7 +50,7 @@ def report_of(folder, *, label="R²", confirmations=CONFIRMATIONS, students=None
     students = [student()] if students is None else students
     cost = {"design": 3.0, "latency": 8.0, "confirmation": 21.0, "teacher_statistics": 1.0, "total": 99.0}
     result = SearchResult(folder, trials, confirmations, students, "timed so.", cost)
-    path = write_report(result, SearchArguments(**args), "a teacher", Reward(alpha=-0.1), 180, label=label)
+    path = write_report(result, SearchArguments(**args), "a teacher", str(Reward(alpha=-0.1)), 180, label=label)
     return path.read_text()
 
 
@@ -64,29 +64,36 @@ def row(text, start):
 
 
 def test_front_holds_what_no_other_beats_in_both():
-    assert [one.number for one in pareto_front(TRIALS)] == [0, 1, 3]
+    assert [one.trial for one in pareto_front(TRIALS)] == [0, 1, 3]
     again = [*TRIALS, trial(7, A, quality=0.1, latency=4), trial(8, F, quality=0.05, latency=3)]
-    assert [one.number for one in pareto_front(again)] == [8, 0, 1, 3]  # of equals one
+    assert [one.trial for one in pareto_front(again)] == [8, 0, 1, 3]  # of equals one
 
 
 def test_recommendation_is_the_best_that_meets_the_budget():
-    assert [recommend(TRIALS, Budget(speedup)).number for speedup in (2, 4, 7, 10)] == [3, 1, 0, 0]
+    assert [recommend(TRIALS, Budget(speedup)).trial for speedup in (2, 4, 7, 10)] == [3, 1, 0, 0]
     assert recommend(TRIALS, Budget(11)) is None
-    assert recommend(TRIALS, Budget(2).stricter(Budget(4))).number == 1
+    assert recommend(TRIALS, Budget(2).stricter(Budget(4))).trial == 1
     heavy = [replace(TRIALS[3], costs={"parameters": 5e6}), *TRIALS[:3]]
-    assert recommend(heavy, Budget(2, parameters=1e6)).number == 1
+    assert recommend(heavy, Budget(2, parameters=1e6)).trial == 1
 
 
 def test_what_was_confirmed_counts_with_the_mean_over_its_seeds_everywhere():
-    lucky = confirmation(B, qualities=(0.1, 0.2), latency=9.5)
-    assert best_quality(TRIALS[1], [lucky]) == pytest.approx(0.15)
-    assert best_quality(TRIALS[2], [lucky]) == 0.2
-    assert recommend(TRIALS, Budget(4), [lucky]).number == 2
-    assert [one.number for one in pareto_front(TRIALS, [lucky])] == [0, 2, 3]
-    slow = confirmation(B, qualities=(0.3, 0.3), latency=10.1)  # timed better, it misses 4x
-    assert recommend(TRIALS, Budget(4), [slow]).number == 2
-    # what stopped early is not taken for complete
-    assert best_quality(TRIALS[6], [confirmation(F, qualities=(0.7,))]) == 0.6
+    lucky = confirmation(B, qualities=(0.1, 0.2), latency=9.5, trial=1)
+    known = {one.trial: one.quality for one in best_known(TRIALS, [lucky])}
+    assert known == {0: 0.1, 1: pytest.approx(0.15), 2: 0.2, 3: 0.5}
+    assert recommend(TRIALS, Budget(4), [lucky]).trial == 2
+    assert [one.trial for one in pareto_front(TRIALS, [lucky])] == [0, 2, 3]
+    slow = confirmation(B, qualities=(0.3, 0.3), latency=10.1, trial=1)  # timed better, it misses 4x
+    assert recommend(TRIALS, Budget(4), [slow]).trial == 2
+    # a shape of two origins is one, and the first counts
+    twice = [lucky, confirmation(B, "2 layers", (0.1, 0.2), latency=9.5)]
+    assert [one.origin for one in best_known(TRIALS[:1], twice)] == ["search", "search"]
+
+
+def test_a_rule_of_thumb_that_was_measured_may_be_the_best():
+    rule = confirmation(F, "6 layers", (0.4, 0.42), latency=8.0)
+    assert recommend(TRIALS, Budget(4), [rule]) is rule
+    assert pareto_front(TRIALS, [rule])[1] is rule
 
 
 @pytest.mark.parametrize("made", [student(costs={"parameters": 5, "size_mb": 2.5}), CONFIRMATIONS[0], CONFIRMATIONS[2]])
@@ -109,7 +116,7 @@ def test_a_confirmation_is_the_mean_of_its_seeds():
 
 def test_the_report_says_near_its_top_whether_the_search_was_worth_it(tmp_path):
     text = section(report_of(tmp_path), "Was the search worth it?")
-    assert "The searched student explains 0.0550 ± " in text
+    assert "The best shape of the search explains 0.0550 ± " in text
     assert "(teacher's width, 3 layers), at equal latency: " in text
     assert row(text, "winner")[1:5] == [str(B), "0.2700", "8.40", "4.76x"]
     assert row(text, "best rule of thumb")[1:6] == [str(C), "0.2150", "8.50", "4.71x", "+1.2%"]
@@ -135,6 +142,23 @@ def test_without_a_confirmation_the_report_claims_nothing(tmp_path):
     assert section(both, "Was the search worth it?").count("| winner |") == 1
     alone = report_of(tmp_path, students=[])  # distilled by another worker
     assert row(section(alone, "Was the search worth it?"), "winner")[1] == str(B)
+
+
+def test_where_a_rule_is_distilled_the_search_is_compared_as_well(tmp_path):
+    text = section(report_of(tmp_path, students=[student(C)]), "Was the search worth it?")
+    assert "The student is itself the best rule of thumb, teacher's width, 3 layers: a tie, the search gains" in text
+    assert "The best shape of the search explains 0.0550 ± " in text
+    recommended = json.loads((tmp_path / "recommendations.json").read_text())["recommendations"]
+    assert [one["student"] for one in recommended] == [None] * 4
+    rule = confirmation(C, "3 layers", (0.41, 0.42), latency=8.5)
+    report = report_of(tmp_path, confirmations=[CONFIRMATIONS[0], rule], students=[student(C)])
+    (one,) = [
+        one
+        for one in json.loads((tmp_path / "recommendations.json").read_text())["recommendations"]
+        if one["limits"] == {"speedup": 4.0}
+    ]
+    assert (one["trial"], one["confirmed"], one["student"]) == (None, True, "student")
+    assert row(section(report, "The Pareto front"), "3 layers")[1] == str(C)
 
 
 def test_every_trial_is_listed_with_what_became_of_it(tmp_path):
@@ -164,7 +188,7 @@ def test_what_else_a_budget_limits_has_a_column(tmp_path):
 
     trials = [replace(TRIALS[0], costs={"size_mb": 12.25}), replace(TRIALS[1], costs={"size_mb": 120.0}), TRIALS[2]]
     result = SearchResult(tmp_path, trials, [], [], "timed so.")
-    report = write_report(result, Arguments(), "a teacher", Reward(alpha=-0.1), 180).read_text()
+    report = write_report(result, Arguments(), "a teacher", str(Reward(alpha=-0.1)), 180).read_text()
     text = section(report, "Every trial")
     assert row(text, "trial")[6] == "size_mb"
     assert row(text, "#0")[6:] == ["12.25 MB", "0.100", "complete", ""]
@@ -178,15 +202,15 @@ def test_what_else_a_budget_limits_has_a_column(tmp_path):
 def test_the_report_lists_what_was_measured_again_what_it_cost_and_how(tmp_path):
     report = report_of(tmp_path)
     text = section(report, "Measured again")
-    assert row(text, "search")[1:] == ["#1", str(B), "0.2700", "8.40", "4.76x", "± 0.0141 (0.2600, 0.2800)"]
-    assert row(text, "random")[1] == ""
+    assert row(text, "search, #1")[1:] == [str(B), "0.2700", "8.40", "4.76x", "± 0.0141 (0.2600, 0.2800)"]
+    assert row(text, "random")[0] == "random"
     assert "and 2 more for what was measured again" in report
-    assert "(1 - loss) * (latency / (0.6 * teacher's latency)) ** -0.1; loss: last mapped layer." in report
+    assert "(1 - L) * (latency / (0.6 * teacher's latency)) ** -0.1; L: last mapped layer." in report
     text = section(report, "What the search cost")
     assert "7 of 180 architectures: 4 complete, 1 too slow, 1 diverged, 1 stopped. 2,570 tokens" in text
     assert row(text, "teacher statistics")[1] == "1"
     assert row(text, "latencies of shapes, before the first episode")[1] == "3"
-    assert row(text, "confirmation and comparison")[1] == "21"
+    assert row(text, "confirmation")[1] == "21"
     assert row(section(report, "The student"), "`student/`")[2:] == ["0.450", "8.00", "5.00x", "1.2 M", "12,345"]
 
 

@@ -73,11 +73,11 @@ def test_arguments_override_the_preset():
         ({"confirm": -1}, "confirm=-1 must be at least 0"),
         ({"reward_alpha": 0.1}, "reward_alpha=0.1 rewards slow students"),
         ({"reward_beta": 0.0}, "reward_beta=0.0 must be positive"),
-        ({"reward_layers": "first"}, "reward_layers='first' is unknown; choose from last, all"),
+        ({"reward_layers": "first"}, "reward_layers='first' is unknown. Choose from last, all"),
         ({"num_episodes": 0}, "num_episodes=0 must be at least 1"),
         ({"mini_kd_epochs": 0}, "mini_kd_epochs=0 must be positive"),
-        ({"controller": "lstm", "epsilon_start": 1.5}, "epsilon_start=1.5 is not a probability"),
-        ({"speedup": -1}, "speedup=-1 must not be negative"),
+        ({"controller": "lstm", "epsilon_start": 1.5}, "epsilon_start=1.5 must be between 0 and 1"),
+        ({"speedup": -1}, "speedup=-1 must be a number that is not negative"),
     ],
 )
 def test_bad_arguments_are_refused(values, message):

@@ -2,10 +2,13 @@
 
 import optuna
 import pytest
-from records import SPACE, record
+import yaml
+from records import SPACE, trial
 from tiny_search import tiny_search
 
+from kdnas_hf import SearchSpace
 from kdnas_hf.search import SearchStudy, make_controller
+from kdnas_hf.search.trial import DIVERGED, OUT_OF_MEMORY, TOO_SLOW
 from kdnas_hf.search.warm_start import read_warm_start
 
 CONFIGURATION = {"teacher": "tiny", "texts": {"train": "x"}, "search": {"reward_alpha": -0.1}, "training": {"seed": 1}}
@@ -16,62 +19,71 @@ def _quiet():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def measured_study(folder):
-    folder.mkdir()
-    study = SearchStudy(folder, make_controller("random", SPACE, 4, seed=0))
-    study.keep_configuration(CONFIGURATION)
-    for number, architecture in study.candidates(0).items():
-        study.record(record(number, architecture, r2=0.1 + 0.01 * number))
+def open_study(folder, controller="random", seed=0):
+    folder.mkdir(exist_ok=True)
+    return SearchStudy(folder, make_controller(controller, SPACE, 5, seed=seed), CONFIGURATION)
+
+
+def measured_study(folder, failures=()):
+    study = open_study(folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIGURATION))
+    for asked in study.ask(5, 1):
+        state = {"state": "failed", "failure": failures[asked.number]} if asked.number < len(failures) else {}
+        study.tell(trial(asked.number, asked.architecture, 0.1 + 0.01 * asked.number, **state))
     return study
 
 
-@pytest.mark.parametrize("form", ["{0}", "{0}/study.db", "sqlite:///{0}/study.db"])
-def test_results_come_before_the_first_episode_and_are_not_candidates_again(tmp_path, form):
+def test_results_come_before_the_first_episode_and_are_not_candidates_again(tmp_path):
     before = measured_study(tmp_path / "before")
-    earlier = read_warm_start(form.format(tmp_path / "before"), SPACE, CONFIGURATION)
-    (tmp_path / "now").mkdir()
-    study = SearchStudy(tmp_path / "now", make_controller("lstm", SPACE, 5, seed=3))
-    study.begin(earlier)
-    assert [(r.number, r.episode) for r in study.records()] == [(number, -1) for number in range(4)]
-    chosen = study.candidates(0)
-    assert list(chosen) == [4, 5, 6, 7, 8]
-    assert not {r.architecture for r in before.records()} & set(chosen.values())
-    assert study.best()[0].architecture == before.best()[0].architecture
-    again = SearchStudy(tmp_path / "now", make_controller("lstm", SPACE, 5, seed=3))
-    again.begin(None)
-    assert again.candidates(0) == chosen
+    earlier = read_warm_start(str(tmp_path / "before"), SPACE, CONFIGURATION)
+    study = open_study(tmp_path / "now", "lstm", 3)
+    study.add(earlier)
+    assert [(one.number, one.episode) for one in study.trials()] == [(number, -1) for number in range(5)]
+    pool = study.ask(5, 1)
+    assert [(one.number, one.episode) for one in pool] == [(number, 0) for number in range(5, 10)]
+    assert not {one.architecture for one in before.trials()} & {one.architecture for one in pool}
+    assert [one.reward for one in study.trials()] == [one.reward for one in before.trials()]
+    again = open_study(tmp_path / "now", "lstm", 3)
+    again.add(earlier)
+    assert again.ask(5, 1) == pool
+
+
+def test_what_failed_by_its_budget_or_machine_is_not_taken_over(tmp_path):
+    measured_study(tmp_path / "before", failures=[TOO_SLOW, DIVERGED, OUT_OF_MEMORY])
+    earlier = read_warm_start(str(tmp_path / "before"), SPACE, CONFIGURATION)
+    assert [(one.number, one.failure) for one in earlier] == [(1, DIVERGED), (3, None), (4, None)]
+
+
+def test_only_members_of_the_space_are_taken_over(tmp_path):
+    before = measured_study(tmp_path / "before").trials()
+    choices = {"num_hidden_layers": [1, 2], "num_attention_heads": [2], "hidden_size": [8, 16]}
+    small = SearchSpace.from_dict(choices | {"intermediate_size": [16, 32], "hidden_act": ["gelu", "relu"]})
+    earlier = read_warm_start(str(tmp_path / "before"), small, CONFIGURATION)
+    assert earlier == [one for one in before if one.architecture.num_hidden_layers < 3]
+    assert 0 < len(earlier) < len(before)
 
 
 def test_another_reward_is_refused_another_controller_is_not(tmp_path):
     measured_study(tmp_path / "before")
-    now = {**CONFIGURATION, "search": {"reward_alpha": -0.2, "controller": "tpe"}}
+    now = {**CONFIGURATION, "search": {"reward_alpha": -0.2, "controller": "tpe"}, "training": {"seed": 2}}
     with pytest.raises(ValueError, match=r"search.reward_alpha: -0.1 there, -0.2 now") as caught:
         read_warm_start(str(tmp_path / "before"), SPACE, now)
     assert "controller" not in str(caught.value)
-    with pytest.raises(ValueError, match=r"there is no study.db"):
+    assert "seed" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"warm_start=.* has no architectures.jsonl"):
         read_warm_start(str(tmp_path), SPACE, CONFIGURATION)
 
 
-def test_an_interrupted_take_over_is_finished(tmp_path, monkeypatch):
-    measured_study(tmp_path / "before")
-    earlier = read_warm_start(str(tmp_path / "before"), SPACE, CONFIGURATION)
-    (tmp_path / "now").mkdir()
-    study = SearchStudy(tmp_path / "now", make_controller("random", SPACE, 4))
-    trial = study._trial_from
-    monkeypatch.setattr(study, "_trial_from", lambda r: trial(r) if r.number < 2 else exec("raise KeyboardInterrupt"))
-    with pytest.raises(KeyboardInterrupt):
-        study.begin(earlier)
-    with pytest.raises(ValueError, match="2 of 4 architectures were taken over"):
-        SearchStudy(tmp_path / "now", make_controller("random", SPACE, 4)).begin(None)
-    again = SearchStudy(tmp_path / "now", make_controller("random", SPACE, 4))
-    again.begin(earlier)
-    assert [r.architecture for r in again.records()] == [r.architecture for r in earlier]
-
-
-def test_a_search_that_has_begun_takes_over_nothing(tmp_path):
-    study = measured_study(tmp_path / "before")
-    with pytest.raises(ValueError, match="warm_start: the search .* has begun without"):
-        study.begin(study.records())
+def test_a_search_that_has_begun_takes_over_what_it_does_not_have(tmp_path):
+    earlier = measured_study(tmp_path / "before").trials()
+    study = open_study(tmp_path / "now")  # chooses the same
+    (own,) = study.ask(1, 1)
+    study.tell(trial(own.number, own.architecture, 0.5))
+    study.add(earlier)
+    study.add(earlier)
+    assert [(one.number, one.episode) for one in study.trials()] == [(0, 0)] + [(number, -1) for number in range(1, 5)]
+    assert study.trials()[0].quality == 0.5
+    assert {one.architecture for one in study.trials()} == {one.architecture for one in earlier}
 
 
 def test_a_warm_start_trains_only_what_is_new(tmp_path):
@@ -79,7 +91,7 @@ def test_a_warm_start_trains_only_what_is_new(tmp_path):
     second = tiny_search(
         tmp_path / "second", num_episodes=1, controller="tpe", warm_start=str(tmp_path / "first")
     ).run()
-    assert [r.architecture for r in second.records[:3]] == [r.architecture for r in first.records]
-    assert [r.reward for r in second.records[:3]] == [r.reward for r in first.records]
-    assert [r.episode for r in second.records] == [-1] * 3 + [0] * 3
-    assert len({r.architecture for r in second.records}) == 6
+    assert [one.architecture for one in second.trials[:3]] == [one.architecture for one in first.trials]
+    assert [one.reward for one in second.trials[:3]] == [one.reward for one in first.trials]
+    assert [one.episode for one in second.trials] == [-1] * 3 + [0] * 3
+    assert len({one.architecture for one in second.trials}) == 6

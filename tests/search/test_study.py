@@ -2,11 +2,14 @@
 
 import json
 import logging
+import shutil
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from records import SPACE, trial
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from kdnas_hf.latency import Latency
 from kdnas_hf.search import SearchStudy, make_controller
@@ -17,8 +20,16 @@ CONFIGURATION = {"teacher": "tiny", "training": {"learning_rate": 1e-3}}
 
 
 @pytest.fixture(autouse=True)
-def _quiet():
+def _quick():
+    """No test switches the machine off: nothing has to wait for the disk."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def connected(connection, _):
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", connected)
+    yield
+    event.remove(Engine, "connect", connected)
 
 
 def open_study(folder, controller="lstm", seed=0, configuration=CONFIGURATION, **kwargs):
@@ -45,6 +56,24 @@ def measure(study, pool, **values):
 
 def shapes(trials):
     return [(one.number, one.episode, one.architecture) for one in trials]
+
+
+def die_after(writes, study, monkeypatch):
+    """Let a study be killed by the write after so many; how many are left, in a list."""
+    left = [writes]
+
+    def dying(call):
+        def write(*args, **kwargs):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return call(*args, **kwargs)
+
+        return write
+
+    for name in ("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_user_attr"):
+        monkeypatch.setattr(study.storage, name, dying(getattr(study.storage, name)))
+    return left
 
 
 def lines(folder):
@@ -100,29 +129,18 @@ def test_an_interrupted_search_goes_on_with_the_same_candidates(tmp_path, contro
 def test_a_pool_is_the_same_wherever_its_choice_was_interrupted(tmp_path, monkeypatch):
     whole = open_study(tmp_path / "whole")
     measure(whole, whole.ask(4, 2))
+    shutil.copytree(whole.folder, tmp_path / "begun")
     expected = shapes(whole.ask(4, 2))
     kills = 0
-    for writes in range(200):
-        study = open_study(tmp_path / f"cut {writes}")
-        measure(study, study.ask(4, 2))
-        left = [writes]
-
-        def dying(call, left=left):
-            def write(*args, **kwargs):
-                left[0] -= 1
-                if left[0] < 0:
-                    raise KeyboardInterrupt
-                return call(*args, **kwargs)
-
-            return write
-
-        for name in ("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_user_attr"):
-            monkeypatch.setattr(study.storage, name, dying(getattr(study.storage, name)))
+    while True:
+        folder = shutil.copytree(tmp_path / "begun", tmp_path / f"cut {kills}")
+        study = open_study(folder)
+        left = die_after(kills, study, monkeypatch)
         try:
             pool = study.ask(4, 2)
         except KeyboardInterrupt:
             kills += 1
-            pool = open_study(tmp_path / f"cut {writes}").ask(4, 2)
+            pool = open_study(folder).ask(4, 2)
         assert shapes(pool) == expected
         if left[0] >= 0:
             break
@@ -162,13 +180,13 @@ def test_a_damaged_study_is_restored_from_the_view(tmp_path, caplog, damage):
     measure(study, study.ask(4, 2))
     before = study.trials()
     expected = shapes(study.ask(4, 2))
+    constraints = [t.constraints for t in study.study.trials]
     path = tmp_path / "run" / "study.db"
     content = path.read_bytes()
     study.storage.remove_session()
     path.write_bytes({"garbage": b"no database" * 500, "torn": content[: len(content) // 2]}.get(damage, b""))
     if damage == "gone":
         path.unlink()
-    constraints = [t.constraints for t in study.study.get_trials(deepcopy=False)]
     with caplog.at_level(logging.WARNING, logger="kdnas_hf"):
         restored = open_study(tmp_path / "run", budget=Budget(speedup=4.0))
     assert "4 trial(s)" in caplog.text
@@ -237,6 +255,37 @@ def test_latency_is_kept_once_it_is_measured(tmp_path):
     again = open_study(tmp_path).ask(4, 1)
     assert (again[0].latency, again[0].costs, again[0].machine) == (Latency(5.0, 0.1, 40.0), {"flops": 3.0}, "here")
     assert again[1].latency is None
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_what_a_trial_costs_is_known_whole_or_measured_again(tmp_path, monkeypatch, writes):
+    study = open_study(tmp_path, budget=Budget(memory_mb=100.0))
+    study.ask(1, 1)
+    die_after(writes, study, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        study.set_latency(0, Latency(5.0, 0.1, 40.0), {"memory_mb": 300.0}, "here")
+    study = open_study(tmp_path, budget=Budget(memory_mb=100.0))
+    assert study.ask(1, 1)[0].latency is None
+    study.set_latency(0, Latency(6.0, 0.1, 40.0), {"memory_mb": 200.0}, "there")
+    assert study.study.trials[0].constraints == {"memory_mb": 100.0}
+    (asked,) = study.ask(1, 1)
+    assert (asked.latency.student_ms, asked.costs, asked.machine) == (6.0, {"memory_mb": 200.0}, "there")
+
+
+@pytest.mark.parametrize("writes", range(7))
+def test_a_result_that_was_half_told_does_not_show_in_the_next(tmp_path, monkeypatch, writes):
+    study = open_study(tmp_path)
+    pool = study.ask(2, 1)
+    die_after(writes, study, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        study.tell(result_of(pool[0], state="failed", failure=DIVERGED))
+    study = open_study(tmp_path)
+    again = study.ask(2, 1)
+    assert shapes(again) == shapes(pool)
+    assert {one.state for one in again} == {"running"}
+    assert study.trials() == []
+    told = measure(study, again)
+    assert told == study.trials() == lines(tmp_path)
 
 
 @pytest.mark.parametrize("objective", ["reward", "pareto"])

@@ -88,6 +88,7 @@ def tiny_search(folder, controller="lstm", pause=0.0, callbacks=(), **kwargs):
         "controller": controller,
         **({"epsilon_decay": 0.5} if controller == "lstm" else {}),
         "latency_sequence_length": 8,
+        "confirm": 0,
     }
     training_args = {
         "num_train_epochs": 2,

@@ -25,14 +25,14 @@ from transformers.utils import logging
 from ..data import DataArguments
 from ..data.local_files import find_local_files
 from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
-from ..evaluation import EvaluationResults
+from ..evaluation import EvaluationResults, parse_quality
 from ..export import ArtefactRecord, read_exports
 from ..latency import DeviceFingerprint, LatencyReport, describe_lengths
 from ..search import Architecture, DistilledStudent, SearchArguments, SearchResult, training_configuration
 from ..search.budgets import Budget
 from ..search.report import PLOT_FILE as PARETO_PLOT
 from ..search.report import Comparison, compare
-from ..search.result import Confirmation
+from ..search.result import Confirmation, best_known
 from ..search.trial import Trial
 from ..utils.atomic_files import write_atomically
 from ..utils.package_versions import package_versions
@@ -163,7 +163,7 @@ class SearchEvidence:
         seconds: Wall-clock time by stage.
         trials: Every architecture that was chosen.
         confirmations: The shapes that were measured again with further seeds, and those that they were compared with.
-        label: What quality is called: ``"R²"`` where hidden states were learned.
+        label: What quality is called: ``"R²"`` where hidden states were learned, ``"intents probe"`` of a probe.
     """
 
     architecture: Architecture
@@ -183,14 +183,16 @@ class SearchEvidence:
         return Budget(**self.budget)
 
     @property
-    def trial(self) -> Trial | None:
-        """The complete trial of this shape."""
-        return next((one for one in self.trials if one.is_complete and one.architecture == self.architecture), None)
+    def shape(self) -> Confirmation | None:
+        """What is known of this shape, with further seeds if there are any."""
+        return next(
+            (one for one in best_known(self.trials, self.confirmations) if one.architecture == self.architecture), None
+        )
 
     @property
-    def confirmation(self) -> Confirmation | None:
-        """What was measured of this shape with further seeds."""
-        return next((one for one in self.confirmations if one.architecture == self.architecture), None)
+    def is_confirmed(self) -> bool:
+        """Whether this shape was measured again."""
+        return any(one.architecture == self.architecture for one in self.confirmations)
 
     @property
     def comparison(self) -> Comparison | None:
@@ -410,6 +412,7 @@ def record_search(
         args: Of the search.
         space: Members of the search space.
     """
+    _, task = parse_quality(args.quality)
     evidence = SearchEvidence(
         architecture=found.architecture,
         rank=result.students.index(found) + 1,
@@ -420,7 +423,7 @@ def record_search(
         seconds=dict(result.cost),
         trials=list(result.trials),
         confirmations=list(result.confirmations),
-        label="R²" if found.quality_per_layer else "quality",
+        label=f"{Path(task).stem} probe" if task else "R²" if found.quality_per_layer else "1 - L",
     )
     write_search(student, evidence)
     if (result.folder / PARETO_PLOT).is_file():

@@ -23,7 +23,7 @@ from ..export.backends import ONNX_FOLDER, OPENVINO_FOLDER
 from ..search.budgets import written
 from ..search.report import PLOT_FILE as PARETO_PLOT
 from ..search.report import comparison_table
-from ..search.result import best_known, pareto_front
+from ..search.result import SEARCH, pareto_front
 from ..utils.markdown_table import markdown_table
 from ..version import __version__
 from .eval_results import model_index, write_eval_results
@@ -229,8 +229,7 @@ def render_card(
         outcomes=_outcomes(search) if search else "",
         confirmed=_confirmed(search) if search else "",
         front=_front(search) if search else "",
-        on_front=search is not None
-        and any(one.architecture == search.architecture for one in pareto_front(search.trials, search.confirmations)),
+        on_front=search is not None and search.shape in pareto_front(search.trials, search.confirmations),
         comparison_table=comparison_table(search.comparison) if search and search.comparison else "",
         siblings=_siblings(siblings),
         latency=_latency(evidence),
@@ -326,10 +325,9 @@ def _shape(config: PretrainedConfig, search: SearchEvidence | None) -> str:
         ["embedding size", shown(embedding_size or config.hidden_size)],
         ["longest text", f"{_max_tokens(config)} tokens"],
     ]
-    measured = None if search is None else search.confirmation or search.trial
-    if measured is not None:
+    if search is not None and search.shape is not None:
         titles = {"size_mb": "size in the search's backend", "memory_mb": "memory", "flops": "operations of a call"}
-        costs = measured.costs
+        costs = search.shape.costs
         rows += [[title, written(name, costs[name])] for name, title in titles.items() if name in costs]
     return markdown_table(["choice", "value"], rows)
 
@@ -344,30 +342,33 @@ def _outcomes(search: SearchEvidence) -> str:
 
 
 def _confirmed(search: SearchEvidence) -> str:
-    """The shape's figures with further seeds: the search's own is its luckiest."""
-    again = search.confirmation
-    if again is None:
+    """The shape's figures with further seeds, as the search's own is its luckiest; and whose shape it is."""
+    again = search.shape
+    if again is None or not search.is_confirmed:
         return (
             f"Its {search.label} in the search is that of one seed, and the best of many such readings is partly luck: "
             "it was not measured again."
         )
+    origin = ""
+    if again.origin != SEARCH:
+        what = f"a rule of thumb, {again.origin}" if again.is_rule else "a random shape"
+        origin = f"The controller did not choose it: it is {what}, which was measured beside the best candidates. "
     seeds = f" ± {again.deviation:.4f} (standard deviation over seeds)" if len(again.qualities) > 1 else ""
     return (
-        f"It was distilled briefly once more with each of {len(again.qualities)} further seed(s), and timed with more "
-        f"calls: {search.label} {again.quality:.4f}{seeds}, {again.latency.student_ms:.2f} ms, {again.speedup:.2f}x."
+        f"{origin}It was distilled briefly once more with each of {len(again.qualities)} further seed(s), and timed "
+        f"with more calls: {search.label} {again.quality:.4f}{seeds}, {again.latency.student_ms:.2f} ms, "
+        f"{again.speedup:.2f}x."
     )
 
 
 def _front(search: SearchEvidence) -> str:
     shown = pareto_front(search.trials, search.confirmations)
-    if search.trial is not None and search.architecture not in {trial.architecture for trial in shown}:
-        shown.append(best_known(search.trial, search.confirmations))
+    if search.shape is not None and search.shape not in shown:
+        shown.append(search.shape)
     rows = []
-    for trial in sorted(shown, key=lambda one: -(one.speedup or 0.0)):
-        assert trial.latency is not None  # it is complete
-        latency = [f"{trial.latency.student_ms:.2f}", f"{trial.latency.speedup:.2f}x"]
-        cells = [str(trial.architecture), f"{trial.quality:.3f}", *latency]
-        rows.append([f"**{cell}**" for cell in cells] if trial.architecture == search.architecture else cells)
+    for one in sorted(shown, key=lambda shape: -shape.speedup):
+        cells = [str(one.architecture), f"{one.quality:.3f}", f"{one.latency.student_ms:.2f}", f"{one.speedup:.2f}x"]
+        rows.append([f"**{cell}**" for cell in cells] if one.architecture == search.architecture else cells)
     return markdown_table(["architecture", search.label, "latency (ms)", "speed-up"], rows)
 
 

@@ -4,7 +4,7 @@ from .architecture import Architecture, StudentArguments
 from .arguments import SearchArguments
 from .budgets import Budget, parse_latency
 from .callback import NASSearchCallback
-from .checks import check_search
+from .checks import check_search, check_shapes
 from .configuration import training_configuration
 from .controllers import (
     CONTROLLERS,
@@ -57,6 +57,7 @@ __all__ = [
     "SuccessiveHalving",
     "Trial",
     "check_search",
+    "check_shapes",
     "compare",
     "make_controller",
     "pareto_front",

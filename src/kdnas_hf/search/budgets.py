@@ -11,15 +11,15 @@ from .result import MeasuredShape
 from .trial import Trial
 
 MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1000.0, "us": 0.001}
-# how a value is written, and what it is divided by for that
+# unit of a value, and what it is divided by to be written
 _WRITTEN = {
-    "speedup": ("{:.6g}x", 1),
-    "latency_ms": ("{:.6g} ms", 1),
-    "parameters": ("{:.6g}M parameters", 1e6),
-    "encoder_parameters": ("{:.6g}M encoder parameters", 1e6),
-    "size_mb": ("{:.6g} MB", 1),
-    "memory_mb": ("{:.6g} MB memory", 1),
-    "flops": ("{:.6g} GFLOP", 1e9),
+    "speedup": ("x", 1),
+    "latency_ms": (" ms", 1),
+    "parameters": ("M parameters", 1e6),
+    "encoder_parameters": ("M encoder parameters", 1e6),
+    "size_mb": (" MB", 1),
+    "memory_mb": (" MB memory", 1),
+    "flops": (" GFLOP", 1e9),
 }
 
 
@@ -77,8 +77,7 @@ class Budget:
 
     def stricter(self, other: Budget) -> Budget:
         """The budget that meets both."""
-        theirs = asdict(other)
-        stricter = {name: min(limit, theirs[name]) for name, limit in asdict(self).items()}
+        stricter = {name: min(limit, getattr(other, name)) for name, limit in asdict(self).items()}
         return Budget(**stricter | {"speedup": max(self.speedup, other.speedup)})
 
     @property
@@ -87,7 +86,7 @@ class Budget:
         return "-".join(written(*limit).replace(" ", "") for limit in self.limits.items())
 
     def __str__(self) -> str:
-        """In words; empty where there is no limit."""
+        """In words; empty without a limit."""
         most = [f"at most {written(name, limit)}" for name, limit in self.limits.items() if name != "speedup"]
         faster = f"at least {written('speedup', self.speedup)} faster than the teacher"
         return " and ".join([faster, *most] if self.speedup > 0 else most)
@@ -99,24 +98,18 @@ UNLIMITED = Budget()
 def costs_of(timed: Trial | MeasuredShape) -> dict[str, float]:
     """What is known of the costs of a trial or a student, by the names of `Budget`'s limits."""
     latency = timed.latency
-    return {
-        **timed.costs,
-        **({} if latency is None else {"latency_ms": latency.student_ms, "speedup": latency.speedup}),
-    }
+    known = {} if latency is None else {"latency_ms": latency.student_ms, "speedup": latency.speedup}
+    return {**timed.costs, **known}
 
 
 def written(name: str, value: float) -> str:
     """A cost with its unit, like ``5 ms`` or ``21.3M parameters``."""
-    text, divisor = _WRITTEN[name]
-    return text.format(value / divisor)
+    unit, divisor = _WRITTEN[name]
+    return f"{value / divisor:.6g}{unit}"
 
 
 def parse_latency(text: str | float, name: str = "latency_budget") -> float:
-    """Milliseconds of ``"5ms"``, ``"5"``, ``"0.005s"`` or ``"5000us"``.
-
-    Raises:
-        ValueError: If it is not a positive latency; the message names the field.
-    """
+    """Milliseconds of ``"5ms"``, ``"5"``, ``"0.005s"`` or ``"5000us"``; ValueError, naming the field, of others."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", str(text))
     if match is None or match[2] not in MILLISECONDS or float(match[1]) == 0:
         raise ValueError(f"{name}={text!r} is not a latency; write it like 5ms or 0.005s.")
@@ -124,19 +117,13 @@ def parse_latency(text: str | float, name: str = "latency_budget") -> float:
 
 
 def parse_budgets(speedups: list[float] | None, latencies: list[str] | None) -> list[Budget] | None:
-    """The budgets of ``speedup_budgets`` and ``latency_budgets``, the widest first; None if neither is given.
-
-    Raises:
-        ValueError: If a list is empty, or an entry is not a budget.
-    """
-    if speedups is not None and (not speedups or any(one <= 0 for one in speedups)):
-        raise ValueError(f"speedup_budgets={speedups} must be one or several positive numbers.")
-    if latencies is not None and not latencies:
-        raise ValueError("latency_budgets=[] must be one or several latencies, like 5ms 10ms.")
+    """The budgets of two fields, the widest first; None if neither is given, ValueError if an entry is none."""
     if speedups is None and latencies is None:
         return None
-    allowed = sorted({parse_latency(one, "latency_budgets") for one in latencies or []}, reverse=True)
-    return [
-        *(Budget(speedup=one) for one in sorted(set(speedups or []))),
-        *(Budget(latency_ms=one) for one in allowed),
-    ]
+    if speedups is not None and min(speedups, default=0) <= 0:
+        raise ValueError(f"speedup_budgets={speedups} must be one or several positive numbers.")
+    if latencies == []:
+        raise ValueError("latency_budgets=[] must be one or several latencies, like 5ms 10ms.")
+    allowed = {parse_latency(one, "latency_budgets") for one in latencies or []}
+    faster = [Budget(speedup=one) for one in sorted(set(speedups or []))]
+    return faster + [Budget(latency_ms=one) for one in sorted(allowed, reverse=True)]

@@ -13,13 +13,38 @@ from ..export import get_backend, require_runtime
 from ..latency import shares_of
 from ..students import KDNASConfig, check_copyable
 from ..students.vocabulary_trimming import check_trimmable
+from ..utils.dimensions import TeacherDimensions
 from ..utils.run_directory import refuse_other_run
 from .architecture import Architecture
 from .arguments import SearchArguments
 from .configuration import resolve_configuration
-from .setting import student_config, teacher_shape
+from .controllers import load_hand_list
+from .latencies import costs_of_shapes
+from .predicted_budget import PredictedBudget
+from .setting import student_config
 from .space import SearchSpace
 from .storage import open_storage
+
+
+def check_shapes(
+    teacher: TeacherDimensions, space: SearchSpace, args: SearchArguments, training_args: DistillationTrainingArguments
+) -> None:
+    """Check what the teacher's dimensions alone can say, before its weights are loaded.
+
+    Raises:
+        ValueError: If a student cannot start as it should, no shape meets the budget, or a list of shapes is wrong.
+    """
+    shapes = [(size, depth) for size in space.hidden_size for depth in space.num_hidden_layers]
+    training_args.start.check(teacher.hidden_size, teacher.num_layers, shapes)
+    _check_kept_layers(space, teacher, training_args)
+    if args.hand is not None:
+        load_hand_list(args.hand, space)
+    config = example_of(space).to_config(vocab_size=teacher.vocab_size)
+    PredictedBudget(
+        space,
+        args.budget,
+        lambda shapes: costs_of_shapes(shapes, config, args.latency_backend, args.latency_benchmark),
+    )
 
 
 def check_search(
@@ -54,12 +79,10 @@ def check_search(
             f"warmup_steps={training_args.warmup_steps} would be those of a mini-KD and of the full distillation; give "
             "warmup_fraction."
         )
-    shapes = [(size, depth) for size in space.hidden_size for depth in space.num_hidden_layers]
-    training_args.start.check(teacher.dimensions.hidden_size, teacher.dimensions.num_layers, shapes)
+    check_shapes(teacher.dimensions, space, args, training_args)
     if training_args.student_init == "layers":
         check_copyable(teacher.model)
     required = required_by(training_args, teacher, list(space.num_hidden_layers))
-    check_kept_layers(space, teacher_shape(teacher), training_args)
     sequence = max(shares_of(args.latency_benchmark.sequence_length))
     example = student_config(teacher, example_of(space))
     check_length(f"latency_sequence_length={sequence} is too long; choose", sequence, example)
@@ -76,7 +99,9 @@ def example_of(space: SearchSpace) -> Architecture:
     return space.sample(random.Random(0), 1)[0]
 
 
-def check_kept_layers(space: SearchSpace, teacher: Architecture, training_args: DistillationTrainingArguments) -> None:
+def _check_kept_layers(
+    space: SearchSpace, teacher: TeacherDimensions, training_args: DistillationTrainingArguments
+) -> None:
     """Refuse a space whose students keep layers that the teacher cannot give them."""
     if space.teacher_layers is None:
         return
@@ -85,10 +110,10 @@ def check_kept_layers(space: SearchSpace, teacher: Architecture, training_args: 
             f"teacher_layers={list(space.teacher_layers)} of the search space are copied into students of the "
             f"teacher's width alone; set its hidden_size to [{teacher.hidden_size}], or leave teacher_layers out."
         )
-    if max(space.teacher_layers) > teacher.num_hidden_layers:
+    if max(space.teacher_layers) > teacher.num_layers:
         raise ValueError(
             f"teacher_layers={list(space.teacher_layers)} of the search space: the teacher has layers 1 to "
-            f"{teacher.num_hidden_layers}."
+            f"{teacher.num_layers}."
         )
     if training_args.student_layers or training_args.student_init in ("embeddings", "random"):
         raise ValueError(

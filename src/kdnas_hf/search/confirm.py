@@ -39,20 +39,16 @@ def finalists(setting: SearchSetting, trials: Sequence[Trial]) -> list[Trial]:
         setting: The search's.
         trials: Everything measured.
     """
-    believed = posterior(setting.space, trials, setting.training_args.seed)
+    # what is chosen by: of several budgets each gets the highest quality
+    measured = [replace(one, reward=one.quality) for one in trials] if setting.args.budgets else list(trials)
+    believed = posterior(setting.space, measured, setting.training_args.seed)
     count = TIMED_FOR_EACH * setting.args.confirm if setting.args.confirm else setting.args.top_k
     found: dict[int, Trial] = {}
     for budget in setting.args.budgets or [setting.budget]:
-        able = [trial for trial in trials if trial.is_complete and budget.met_by(trial)]
-        worth = _by_quality if setting.args.budgets else lambda trial: believed[trial.number][0]
-        for trial in sorted(able, key=worth, reverse=True)[:count]:
-            found[trial.number] = trial
+        able = [one for one in trials if one.is_complete and one.architecture in setting.space and budget.met_by(one)]
+        for one in sorted(able, key=lambda one: believed[one.number][0], reverse=True)[:count]:
+            found[one.number] = one
     return list(found.values())
-
-
-def _by_quality(trial: Trial) -> float:
-    assert trial.quality is not None
-    return trial.quality
 
 
 def confirm(
@@ -73,7 +69,7 @@ def confirm(
     """
     args = setting.args
     if not args.confirm or not args.confirm_seeds:
-        return [_unconfirmed(trial) for trial in best]
+        return [Confirmation.of(trial) for trial in best]
     key = _key([trial.number for trial in best], args.confirm, args.compare, args.latency_repeats, setting.budget)
     contestants = study.remembered(key)
     if contestants is None:
@@ -81,22 +77,22 @@ def confirm(
         study.remember(key, [one.to_dict() for one in chosen])
     else:
         chosen = [Confirmation.from_dict(one) for one in contestants]
-    names = {f"contestant_{number}": one for number, one in enumerate(chosen)}
-    qualities: dict[str, list[float]] = {name: [] for name in names}
+    names = {f"contestant_{i}": one for i, one in enumerate(dict.fromkeys(one.architecture for one in chosen))}
+    qualities: dict[Architecture, list[float]] = {one: [] for one in names.values()}
     for seed in range(setting.training_args.seed + 1, setting.training_args.seed + 1 + args.confirm_seeds):
         known = study.remembered(f"{key} {seed}")
         if known is None:
             folder = setting.folder / FOLDER / f"seed_{seed}"
             with setting.cost.clock("confirmation"):
-                readings = mini_kd.measure({name: one.architecture for name, one in names.items()}, folder, seed)
+                readings = mini_kd.measure(names, folder, seed)
             known = {name: reading.quality for name, reading in readings.items()}
             study.remember(f"{key} {seed}", known)
         for name, quality in known.items():
-            qualities[name].append(quality)
+            qualities[names[name]].append(quality)
     return [
-        replace(one, qualities=tuple(qualities[name]))
-        for name, one in names.items()
-        if len(qualities[name]) == args.confirm_seeds  # it did not diverge
+        replace(one, qualities=tuple(qualities[one.architecture]))
+        for one in chosen
+        if len(qualities[one.architecture]) == args.confirm_seeds  # it did not diverge
     ]
 
 
@@ -127,19 +123,6 @@ def _able(confirmed: Sequence[Confirmation], budget: Budget) -> list[Confirmatio
     return [one for one in confirmed if budget.met_by(one)]
 
 
-def _unconfirmed(trial: Trial) -> Confirmation:
-    assert trial.quality is not None
-    assert trial.latency is not None
-    return Confirmation(
-        architecture=trial.architecture,
-        origin=SEARCH,
-        qualities=(trial.quality,),
-        latency=trial.latency,
-        costs=trial.costs,
-        trial=trial.number,
-    )
-
-
 def _contestants(
     setting: SearchSetting, best: Sequence[Trial], time: Time, predict: Predict | None
 ) -> list[Confirmation]:
@@ -149,15 +132,18 @@ def _contestants(
     if predict is not None and args.compare:
         level = float(predict([best[0].architecture])[0])
         rules = rules_of_thumb(setting.space, setting.teacher_shape, predict, level, args.compare)
-        known = {architecture for _, architecture, _ in shapes}
-        shapes += [(name, one, None) for name, one in rules.items() if one not in known]
+        # a rule that the search found by itself is there a second time: whoever wins, it was a rule
+        shapes += [(name, one, None) for name, one in rules.items()]
         without = [architecture for _, architecture, _ in shapes]
         drawn = random_architectures(setting.space, predict, level, args.compare, setting.training_args.seed, without)
         shapes += [(RANDOM, one, None) for one in drawn]
-    timed = time([architecture for _, architecture, _ in shapes])
+    distinct = list(dict.fromkeys(architecture for _, architecture, _ in shapes))
+    timed = dict(zip(distinct, time(distinct), strict=True))
     all_of_them = [
-        Confirmation(architecture=architecture, origin=origin, qualities=(), latency=latency, costs=costs, trial=number)
-        for (origin, architecture, number), (latency, costs) in zip(shapes, timed, strict=True)
+        Confirmation(
+            architecture=one, origin=origin, qualities=(), latency=timed[one][0], costs=timed[one][1], trial=number
+        )
+        for origin, one, number in shapes
     ]
     kept: list[Confirmation] = []
     for budget in args.budgets or [setting.budget]:

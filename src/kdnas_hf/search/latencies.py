@@ -16,9 +16,8 @@ from transformers.utils import logging
 
 from ..data.embedded_teacher import default_cache_dir
 from ..distillation import Teacher
-from ..export import get_backend, make_runner, peak_memory_mb
-from ..export.backends import TORCH
-from ..export.shape_costs import Sizes, shape_costs
+from ..export import Sizes, get_backend, make_runner, peak_memory_mb, shape_costs
+from ..export.backends import TORCH, Backend
 from ..latency import DeviceFingerprint, Latency, LatencyBenchmark, LatencyReport, shares_of, stand_in
 from ..students import KDNASConfig, KDNASModel
 from ..utils.json_lines import JsonLines, JsonRecord
@@ -39,7 +38,7 @@ class _Kept(JsonRecord):
     """A latency under a digest of all that it depends on."""
 
     key: str
-    student_ms: float
+    median_ms: float
     iqr_ms: float
     teacher_ms: float
 
@@ -85,10 +84,13 @@ class ArchitectureLatencies:
         """Latencies by number; given ``repeats``, of so many calls each, all side by side now, whatever is kept."""
         keys = {number: self._key(one) for number, one in architectures.items()}
         before = self._kept.read() if self._exports and repeats is None else []
-        found = {kept.key: Latency(kept.student_ms, kept.iqr_ms, kept.teacher_ms) for kept in before}
-        missing = {key: str(number) for number, key in reversed(keys.items()) if key not in found}
+        found = {kept.key: Latency(kept.median_ms, kept.iqr_ms, kept.teacher_ms) for kept in before}
+        missing: dict[str, str] = {}
+        for number, key in keys.items():
+            if key not in found:
+                missing.setdefault(key, str(number))
         if missing:
-            report = self._time({name: architectures[int(name)] for name in reversed(missing.values())}, repeats)
+            report = self._time({name: architectures[int(name)] for name in missing.values()}, repeats)
             teacher = report.measurements[TEACHER]
             for key, name in missing.items():
                 student = report.measurements[name]
@@ -115,12 +117,7 @@ class ArchitectureLatencies:
 
     def shape_costs(self, architectures: Sequence[Architecture]) -> dict[str, np.ndarray]:
         """What shapes cost as deployed: `kdnas_hf.export.shape_costs`, ``(architectures,)`` each."""
-        sizes = [
-            (one.num_hidden_layers, one.hidden_size, sum(one.per_layer("intermediate_size")), one.word_embedding_size)
-            for one in architectures
-        ]
-        how = (self.backend, self.benchmark.batch_size, self.benchmark.sequence_length)
-        return shape_costs(self.config_of(architectures[0]), *how, Sizes(*np.array(sizes, dtype=float).T))
+        return costs_of_shapes(architectures, self.config_of(architectures[0]), self.backend, self.benchmark)
 
     def describe(self) -> str:
         """One sentence on how latency is measured."""
@@ -153,6 +150,25 @@ class ArchitectureLatencies:
             "libraries": package_versions("onnxruntime", "openvino", "nncf"),
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def costs_of_shapes(
+    architectures: Sequence[Architecture], config: KDNASConfig, backend: str | Backend, benchmark: LatencyBenchmark
+) -> dict[str, np.ndarray]:
+    """What architectures cost by their shapes (`kdnas_hf.export.shape_costs`), ``(architectures,)`` each.
+
+    Args:
+        architectures: The shapes.
+        config: Configuration of one of them, for what is the same for all.
+        backend: What they are deployed with.
+        benchmark: The input that it measures.
+    """
+    sizes = [
+        (one.num_hidden_layers, one.hidden_size, sum(one.per_layer("intermediate_size")), one.word_embedding_size)
+        for one in architectures
+    ]
+    how = (backend, benchmark.batch_size, benchmark.sequence_length)
+    return shape_costs(config, *how, Sizes(*np.array(sizes, dtype=float).T))
 
 
 def _shape(config: PretrainedConfig) -> dict[str, Any]:

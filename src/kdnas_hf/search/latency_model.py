@@ -15,16 +15,15 @@ from .space import Architecture
 class LatencyModel:
     """Latency as the sum of what an encoder does, each kind of work with its own cost.
 
-    In each layer: a constant (calls of kernels), projections (hidden²), both products of the feed-forward block (hidden
-    times intermediate), attention (hidden, and heads for its probabilities), and each activation (intermediate), summed
-    over layers that may differ. For the whole: a constant, and the map from smaller word embeddings (embedding size
-    times hidden). Costs are not negative, and are fitted so that relative errors are small (Lawson and Hanson's
-    non-negative least squares).
+    In each layer: a constant (calls of kernels), projections (hidden²), the feed-forward block (hidden times
+    intermediate), attention (hidden, and heads), and each activation (intermediate), summed over layers that may
+    differ. For the whole: a constant, and the map from smaller word embeddings (embedding size times hidden). Costs are
+    not negative, and fitted so that relative errors are small (Lawson and Hanson's non-negative least squares).
 
     Attributes:
         activations: Activations that the costs know.
         costs: ``(terms,)``, in milliseconds.
-        errors: ``(architectures,)``, how much too much is predicted of each that is left out of the fit, as a share.
+        errors: ``(architectures,)``, how much too much is predicted of each if it is left out, as a share.
     """
 
     activations: tuple[str, ...]
@@ -33,11 +32,7 @@ class LatencyModel:
 
     @classmethod
     def fit(cls, latencies_ms: Mapping[Architecture, float]) -> LatencyModel:
-        """Fit the costs to what was measured.
-
-        Raises:
-            ValueError: If there are fewer than two architectures.
-        """
+        """Fit the costs to what was measured of two architectures or more; ValueError if there are fewer."""
         if len(latencies_ms) < 2:
             raise ValueError(f"a regression of latency needs two architectures or more, not {len(latencies_ms)}.")
         activations = tuple(sorted({name for one in latencies_ms for name in one.per_layer("hidden_act")}))
@@ -48,11 +43,6 @@ class LatencyModel:
             for place, one in enumerate(terms)
         ]
         return cls(activations, _costs(terms, measured), np.array(errors))
-
-    @property
-    def error(self) -> float:
-        """Median relative error of what was left out."""
-        return float(np.median(np.abs(self.errors)))
 
     @property
     def margin(self) -> float:

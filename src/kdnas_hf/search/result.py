@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,10 +42,9 @@ class MeasuredShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation(MeasuredShape):
-    """A shape that was trained with further seeds, and timed with more calls.
+    """A shape that was trained with further seeds, and timed with more calls: alike for all of a search, interleaved.
 
-    All of a search have the same seeds, texts and order of texts, and are timed interleaved. A shape of several origins
-    is there once for each, with the same figures.
+    A shape of several origins is there once for each, with the same figures.
 
     Attributes:
         origin: ``"search"``, ``"random"``, or the rule of thumb in words, like ``"teacher's width, 2 layers"``.
@@ -59,6 +58,15 @@ class Confirmation(MeasuredShape):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "qualities", tuple(self.qualities))  # JSON knows lists alone
+
+    @classmethod
+    def of(cls, trial: Trial) -> Self:
+        """A complete trial as the search read it, with one seed."""
+        shape, latency, costs, quality = trial.architecture, trial.latency, trial.costs, trial.quality
+        assert latency is not None
+        assert quality is not None
+        read = (quality,)
+        return cls(architecture=shape, latency=latency, costs=costs, origin=SEARCH, qualities=read, trial=trial.number)
 
     @property
     def quality(self) -> float:
@@ -125,24 +133,19 @@ class SearchResult:
     log_history: Sequence[Mapping[str, Any]] = ()
 
 
-def best_known(trial: Trial, confirmations: Sequence[Confirmation]) -> Trial:
-    """A complete trial with the figures of its shape's confirmation, if it has one; reward and loss stay."""
-    for one in confirmations if trial.is_complete else ():
-        if one.architecture == trial.architecture:
-            return replace(trial, quality=one.quality, latency=one.latency, costs={**trial.costs, **one.costs})
-    return trial
+def best_known(trials: Sequence[Trial], confirmations: Sequence[Confirmation]) -> list[Confirmation]:
+    """Every measured shape once: confirmed ones by their means over seeds, complete trials as the search read them."""
+    known = {one.architecture: one for one in reversed(confirmations)}
+    for trial in trials:
+        if trial.is_complete:
+            known.setdefault(trial.architecture, Confirmation.of(trial))
+    return list(known.values())
 
 
-def best_quality(trial: Trial, confirmations: Sequence[Confirmation]) -> float | None:
-    """The quality of a trial's shape: its mean over the seeds of a confirmation, or else what the search read."""
-    return best_known(trial, confirmations).quality
-
-
-def pareto_front(trials: Sequence[Trial], confirmations: Sequence[Confirmation] = ()) -> list[Trial]:
-    """The complete trials that no other beats in both quality and speed-up, by `best_known` figures, fastest first."""
-    front: list[Trial] = []
-    known = [best_known(trial, confirmations) for trial in trials if trial.is_complete]
-    for trial in sorted(known, key=lambda one: (-(one.speedup or 0.0), -(one.quality or 0.0))):
-        if not front or (trial.quality or 0.0) > (front[-1].quality or 0.0):
-            front.append(trial)
+def pareto_front(trials: Sequence[Trial], confirmations: Sequence[Confirmation] = ()) -> list[Confirmation]:
+    """The measured shapes (see `best_known`) that no other beats in both quality and speed-up, fastest first."""
+    front: list[Confirmation] = []
+    for one in sorted(best_known(trials, confirmations), key=lambda shape: (-shape.speedup, -shape.quality)):
+        if not front or one.quality > front[-1].quality:
+            front.append(one)
     return front

@@ -186,7 +186,7 @@ class ArchitectureSearch:
         result = SearchResult(
             folder=self.folder,
             trials=everywhere.trials(),
-            confirmations=confirmations,
+            confirmations=confirmations if setting.args.confirm else [],
             students=students,
             latency_method=setting.from_main(self.timing.latencies.describe),
             cost=setting.cost.seconds,
@@ -277,7 +277,8 @@ class ArchitectureSearch:
                         setting.args.halving,
                         on_result=lambda trial: self._announce(trial, progress),
                     )
-                    folder = self.folder / "episodes" / f"{trials[0].episode:03d}-{trials[0].number:04d}"
+                    span = f"{trials[0].number:04d}-{trials[-1].number:04d}"
+                    folder = self.folder / "episodes" / f"{trials[0].episode:03d}-{span}"
                     with setting.cost.clock("mini_kd"):
                         self.mini_kd.search({one.name: one.architecture for one in trials}, folder, callback)
                 if study is not None:

@@ -23,9 +23,9 @@ from ..utils.run_directory import configuration_differences
 from .architecture import Architecture
 from .budgets import UNLIMITED, Budget, costs_of
 from .controllers import ArchitectureSampler, architecture_of, distributions
-from .leases import ALONE, Leases, worker_of
+from .leases import ALONE, Leases, keep_worker, worker_of
 from .storage import CLOCK, open_file, open_storage, public_storage
-from .trial import COMPLETE, FAILED, KILLED, RUNNING, STOPPED, Trial
+from .trial import COMPLETE, FAILED, RUNNING, STOPPED, Trial
 
 logger = logging.get_logger(__name__)
 
@@ -34,21 +34,20 @@ VIEW_FILE = "architectures.jsonl"
 NEXT_POOL = "choice of the next pool"  # a lease
 EARLIER_EPISODE = -1  # of results of another search
 STATES = {
-    RUNNING: TrialState.RUNNING,
-    COMPLETE: TrialState.COMPLETE,
-    STOPPED: TrialState.PRUNED,
-    FAILED: TrialState.FAIL,
-}
-# fields of `Trial` that are user attributes of Optuna's
-ATTRIBUTES = ("latency", "costs", "machine", "quality", "loss", "tokens", "seconds", "reward", "failure")
+    RUNNING: TrialState.RUNNING, COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, FAILED: TrialState.FAIL
+}  # fmt: skip
+PLAN = ("episode", "pool", "worker")  # user attributes of a trial that is to be trained
+# fields of `Trial` that are user attributes
+ATTRIBUTES = ("costs", "machine", "quality", "loss", "tokens", "seconds", "reward", "failure", "latency")
 
 
 class SearchStudy:
     """The trials of a search in an Optuna storage: ``study.db`` of the run directory, or one that workers share.
 
-    A worker that was killed anywhere and is started again in its directory goes on with the same trials. The trials of
-    a worker that gives no sign of life fail as ``"killed"``, and others get their architectures; if it comes back, its
-    results do not count. ``architectures.jsonl`` is a view of what is finished, for readers.
+    A worker that was killed anywhere and is started again in its directory goes on with the same trials. Those of a
+    worker that gives no sign of life are killed, and others get their architectures; if it comes back, its results do
+    not count. ``architectures.jsonl`` is a view of what is finished, for readers. `Leases` has ``acquire``, ``finish``
+    and ``holder``, of what one worker does for all.
 
     Args:
         folder: The run directory of this worker.
@@ -84,20 +83,21 @@ class SearchStudy:
         self.budget = budget
         self.objective = objective
         self.asynchronous = sampler.asynchronous = asynchronous
-        self.worker_timeout = worker_timeout
         self.poll_seconds = min(worker_timeout / 20, 5.0)  # until one asks again
         self.view = JsonLines(self.folder / VIEW_FILE, Trial.from_json)
         self._seconds_before = CLOCK.seconds
         self.worker = worker_of(self.folder, None if storage is None else name)
         self.storage = open_file(self.folder / STUDY_FILE) if storage is None else open_storage(storage)
+        where = f"output_dir={str(folder)!r}"
+        if storage is not None:
+            where = f"study_name={name!r} in storage={public_storage(storage)!r}"
         self.leases = Leases(self.storage, name, self.worker, worker_timeout)
+        self.acquire, self.finish, self.holder = self.leases.acquire, self.leases.finish, self.leases.holder
+        self._refuse_other_search(configuration, where)
         try:
             if storage is not None:
-                self.leases.workers.start()
-            where = f"output_dir={str(folder)!r}"
-            if storage is not None:
-                where = f"study_name={name!r} in storage={public_storage(storage)!r}"
-            self._refuse_other_search(configuration, where)
+                keep_worker(self.folder, self.worker, name)
+                self.leases.start()
             directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 if objective == "reward" else 2]
             self.study = optuna.create_study(
                 storage=self.storage, study_name=name, sampler=sampler, directions=directions, load_if_exists=True
@@ -106,23 +106,23 @@ class SearchStudy:
             self._restore(where)
             self.write_view()
         except BaseException:
-            self.leases.workers.stop()
+            self.leases.stop()
             raise
 
     def close(self) -> None:
         """End the work on the study: what this worker has not finished is free for others at once."""
-        with contextlib.suppress(Exception):
+        CLOCK.patience = 1.0
+        with contextlib.suppress(Exception):  # the storage is away
             self.write_view()
-        self.leases.workers.stop()
+        CLOCK.patience = math.inf
+        self.leases.stop()
 
     def _refuse_other_search(self, configuration: Mapping[str, Any], where: str) -> None:
         now = json.loads(json.dumps(configuration, default=str))
         differences = "\n  ".join(configuration_differences(self.leases.first("configuration", now), now))
+        remedy = "Give the same configuration to work on it, or choose another."
         if differences:
-            raise ValueError(
-                f"{where} is a search of another configuration:\n  {differences}\n"
-                "Give the same configuration to work on it, or choose another."
-            )
+            raise ValueError(f"{where} is a search of another configuration:\n  {differences}\n{remedy}")
 
     def _restore(self, where: str) -> None:
         """Take from the view what a new ``study.db`` in the place of a damaged one does not have."""
@@ -132,10 +132,9 @@ class SearchStudy:
         if not lost:
             return
         if self.worker != ALONE:
-            raise ValueError(
-                f"output_dir={str(self.folder)!r} holds {len(lost)} measured architecture(s) that {where} does not "
-                "have; choose another output_dir, and hand them over with warm_start."
-            )
+            holds = f"output_dir={str(self.folder)!r} holds {len(lost)} measured architecture(s)"
+            remedy = "choose another output_dir, and hand them over with warm_start."
+            raise ValueError(f"{holds} that {where} does not have; {remedy}")
         logger.warning(f"{len(lost)} trial(s) that {STUDY_FILE} does not have are taken from {self.view.path}.")
         last = lines[max(lines)]
         for number in range(len(self._frozen()), last.number + 1):
@@ -149,75 +148,74 @@ class SearchStudy:
     def ask(self, count: int, num_episodes: int) -> list[Trial] | None:
         """The trials that this worker trains next, together.
 
-        Workers ask one after another. Each choice knows all before it, so that they are the same whoever makes them.
-
-        Args:
-            count: How many at most. Others that have nothing to do are left their share of an episode.
-            num_episodes: Episodes of the search.
+        Workers choose one after another, and each choice knows all before it: they are the same whoever makes them.
 
         Returns:
-            The pool that this worker has begun and not finished, all of it; or new trials of one episode; none when
-            the search has ended; None while others must finish first: ask again.
+            The pool that this worker has begun and not finished, all of it; or ``count`` new trials of one episode,
+            fewer if others have nothing to do; none when the search has ended; None while others must finish first: ask
+            again.
         """
-        if not self.leases.acquire(NEXT_POOL):
+        plan, size, nothing = self._plan(count, num_episodes)
+        if not size:
+            return nothing
+        if not self.acquire(NEXT_POOL):
             return None
-        pool = self._next_pool(count, num_episodes)
-        return pool if self.leases.release(NEXT_POOL) else None
+        plan, size, nothing = self._plan(count, num_episodes)  # others may have chosen in the meantime
+        pool = self._fill(plan, size) if size else []
+        return (pool or nothing) if self.leases.release(NEXT_POOL) else None
 
-    def _next_pool(self, count: int, num_episodes: int) -> list[Trial] | None:
-        alive = self.leases.workers.alive()
+    def _plan(self, count: int, num_episodes: int) -> tuple[dict[str, Any], int, list[Trial] | None]:
+        """Of this worker's next pool what its trials have in common, its size, and the answer if there is none."""
+        alive = self.leases.alive()
         for trial in self._frozen():
-            worker = trial.user_attrs["worker"] if trial.state == TrialState.RUNNING else self.worker
-            if alive.get(worker) is False:
-                logger.warning(f"worker {worker} is gone; its #{trial.number} is tried again.")
+            if trial.state == TrialState.RUNNING and alive.get(trial.user_attrs["worker"]) is False:
+                logger.warning(f"worker {trial.user_attrs['worker']} is gone; its #{trial.number} is tried again.")
                 self._kill(trial)
         trials = self._frozen()
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        nothing: list[Trial] | None = None if running else []
+        places = self.sampler.candidates_per_episode
         mine = next((trial for trial in running if trial.user_attrs["worker"] == self.worker), None)
-        episode = self._next_episode(trials) if mine is None else _episode(mine)
-        if mine is None and episode >= num_episodes:
-            return None if running else []
-        if mine is None and not self.asynchronous and any(_episode(trial) < episode for trial in running):
-            return None
-        pool = f"{len(trials):04d}" if mine is None else mine.user_attrs["pool"]
-        others = [trial for trial in trials if not is_killed(trial) and trial.user_attrs.get("pool") != pool]
-        places = self.sampler.candidates_per_episode - sum(_episode(trial) == episode for trial in others)
+        if mine is None:
+            newest = max([0, *map(_episode, trials)])
+            full = sum(_episode(trial) == newest and not is_killed(trial) for trial in trials) >= places
+            episode = min([newest + full, *map(_episode, _retries(trials))])
+            waits = not self.asynchronous and any(_episode(trial) < episode for trial in running)
+            if episode >= num_episodes or waits:
+                return {}, 0, nothing
+            plan = {"episode": episode, "pool": f"{len(trials):04d}", "worker": self.worker}
+        else:
+            plan = {name: mine.user_attrs[name] for name in PLAN}
+        others = [trial for trial in trials if not is_killed(trial) and not plan.items() <= trial.user_attrs.items()]
+        places = max(1, places - sum(_episode(trial) == plan["episode"] for trial in others))
         busy = {self.worker, *(trial.user_attrs["worker"] for trial in running)}
-        idle = sum(alive[worker] is not False for worker in alive if worker not in busy)
-        size = count if places - count >= idle else min(count, math.ceil(places / (idle + 1)))
-        return self._fill({"episode": episode, "pool": pool, "worker": self.worker}, size) or (None if running else [])
-
-    def _next_episode(self, trials: Sequence[FrozenTrial]) -> int:
-        """That of the newest trial until it is full, and then the one after it; or an earlier one, to try again."""
-        newest = max([0, *map(_episode, trials)])
-        full = sum(_episode(trial) == newest and not is_killed(trial) for trial in trials)
-        return min([newest + (full >= self.sampler.candidates_per_episode), *map(_episode, _retries(trials))])
+        idle = sum(lives is not False for worker, lives in alive.items() if worker not in busy)
+        return plan, count if places - count >= idle else min(count, math.ceil(places / (idle + 1))), nothing
 
     def _fill(self, plan: Mapping[str, Any], size: int) -> list[Trial]:
         """A pool of this worker: what it lacks before its training begins is created, and its architectures chosen."""
-        while True:
+        while self.holder(NEXT_POOL) == self.worker:
             trials = self._frozen()
             pool = [trial for trial in trials if plan.items() <= trial.user_attrs.items() and not is_killed(trial)]
-            unchosen = next((t for t in pool if not t.state.is_finished() and not self._is_chosen(t)), None)
+            retry = next((trial for trial in _retries(trials) if _episode(trial) == plan["episode"]), None)
+            unchosen = next((trial for trial in pool if not self._is_chosen(trial)), None)
+            whole = len(pool) >= size or any(trial.user_attrs.get("latency") for trial in pool)
             if unchosen is not None:
                 self._choose(unchosen)
-                continue
-            begun = any("latency" in trial.user_attrs for trial in pool)
-            retry = next((trial for trial in _retries(trials) if _episode(trial) == plan["episode"]), None)
-            if begun or len(pool) >= size or self.leases.holder(NEXT_POOL) != self.worker:
-                return [trial_of(trial) for trial in pool]
-            if retry is not None:
+            elif retry is not None and not whole:
                 self._create(RUNNING, {**plan, "retry_of": retry.number}, architecture_of(retry))
-            elif self.sampler.available(self.study, len(trials)):
+            elif not whole and self.sampler.available(self.study, len(trials)):
                 self._create(RUNNING, plan)
             else:
                 return [trial_of(trial) for trial in pool]
+        return []
 
     def _is_chosen(self, trial: FrozenTrial) -> bool:
         return len(trial.params) == len(self.sampler.space.choices)
 
     def _choose(self, trial: FrozenTrial) -> None:
-        if not self.sampler.available(self.study, trial.number):
+        # a choice that was cut short is not made alike when others' results have come in
+        if (self.asynchronous and trial.params) or not self.sampler.available(self.study, trial.number):
             return self._kill(trial)
         with contextlib.suppress(UpdateFinishedTrialError):  # handed to another worker
             # Optuna has no public way to go on with a trial of a process that died
@@ -227,17 +225,17 @@ class SearchStudy:
 
     def _kill(self, trial: FrozenTrial) -> None:
         with contextlib.suppress(UpdateFinishedTrialError):  # it was told in the meantime
-            self.storage.set_trial_user_attr(trial._trial_id, "failure", KILLED)
             self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     # ---- telling ----
 
     def set_latency(self, number: int, latency: Latency, costs: Mapping[str, float], machine: str) -> None:
         """Keep what a trial costs: it is measured once, also if its mini-KD is interrupted."""
-        self._keep(number, {"latency": list(astuple(latency)), "costs": dict(costs), "machine": machine})
+        # the latency last: with it all is known
+        self._keep(number, {"costs": dict(costs), "machine": machine, "latency": list(astuple(latency))})
 
     def report(self, number: int, step: int, quality: float) -> None:
-        """Report the quality of a trial after ``step`` optimizer steps; a resumed mini-KD passes the same steps again."""
+        """Report a trial's quality after ``step`` optimizer steps; a resumed mini-KD passes the same steps again."""
         trial = self._frozen()[number]
         if step not in trial.intermediate_values:
             with contextlib.suppress(UpdateFinishedTrialError):  # handed to another worker
@@ -249,27 +247,25 @@ class SearchStudy:
         Returns:
             Whether it counts; not so if the trial was handed to another worker.
         """
-        if not self.is_finished(trial.number):
-            self._keep(trial.number, _attributes(trial))
-            with contextlib.suppress(UpdateFinishedTrialError):
-                self.study.tell(trial.number, self._values(trial), STATES[trial.state], skip_if_finished=True)
+        self._keep(trial.number, _attributes(trial))
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self.study.tell(trial.number, self._values(trial), STATES[trial.state], skip_if_finished=True)
         if is_killed(self._frozen()[trial.number]):
-            logger.warning(
-                f"#{trial.number} was handed to another worker, as this one gave no sign of life for "
-                f"{self.leases.workers.timeout:.0f} seconds (worker_timeout); its result does not count."
-            )
+            silence = f"this one gave no sign of life for {self.leases.timeout:.0f} seconds (worker_timeout)"
+            logger.warning(f"#{trial.number} was handed to another worker, as {silence}; its result does not count.")
             return False
         self.write_view()
         return True
 
     def add(self, trials: Sequence[Trial]) -> None:
         """Take over results of another search, of architectures that the study does not have."""
-        while not self.leases.acquire(NEXT_POOL):
+        while not self.acquire(NEXT_POOL):
             time.sleep(self.poll_seconds)
         known = {architecture_of(trial) for trial in self._frozen() if not is_killed(trial)}
         for trial in trials:
-            if trial.architecture not in known and self.leases.holder(NEXT_POOL) == self.worker:
+            if trial.architecture not in known and self.holder(NEXT_POOL) == self.worker:
                 self._add(replace(trial, episode=EARLIER_EPISODE))
+                known.add(trial.architecture)
         if not self.leases.release(NEXT_POOL):
             return self.add(trials)
         self.write_view()
@@ -329,61 +325,43 @@ class SearchStudy:
 
     def machines(self) -> set[str]:
         """The machines on which latency was measured."""
-        return {trial.user_attrs["machine"] for trial in self._frozen() if "machine" in trial.user_attrs}
+        return {trial.user_attrs["machine"] for trial in self._frozen() if trial.user_attrs.get("machine")}
 
     @property
     def storage_seconds(self) -> float:
         """Time that this thread has spent with a shared storage, in seconds."""
         return CLOCK.seconds - self._seconds_before
 
-    # ---- what is of the whole search ----
-
     def remember(self, name: str, value: Any) -> None:
-        """Keep a value that JSON can hold."""
+        """Keep a value that JSON can hold, of the whole search."""
         self.study.set_user_attr(name, value)
 
     def remembered(self, name: str) -> Any | None:
         """What was remembered, by whichever worker."""
         return self.study.user_attrs.get(name)
 
-    def acquire(self, what: str) -> bool | None:
-        """Whether this worker does, or did, what one does for all; None if that is not known yet: ask again."""
-        return self.leases.acquire(what)
-
-    def finish(self, what: str) -> None:
-        """Say that it is done, for ever."""
-        if not self.leases.finish(what):
-            logger.warning(f"{what} was taken over by another worker as well (worker_timeout).")
-
-    def holder(self, what: str) -> str | None:
-        """The worker that does it, or did."""
-        return self.leases.holder(what)
-
 
 def trial_of(trial: FrozenTrial) -> Trial:
     """What Optuna knows of a trial that has its architecture."""
     told = {name: trial.user_attrs[name] for name in ATTRIBUTES if name in trial.user_attrs}
-    if trial.state != TrialState.FAIL:
-        told.pop("failure", None)  # a worker was taken for dead while it told its result
     return Trial(
         number=trial.number,
         episode=_episode(trial),
         architecture=Architecture.from_params(trial.params),
         state=next(name for name, state in STATES.items() if state == trial.state),
         readings=dict(trial.intermediate_values),
-        **told | {"latency": Latency(*told["latency"]) if "latency" in told else None},
+        **told | {"latency": Latency(*told["latency"]) if told.get("latency") else None},
     )
 
 
 def is_killed(trial: FrozenTrial) -> bool:
-    """Whether the worker of a trial died, so that it says nothing of its architecture."""
-    return trial.state == TrialState.FAIL and trial.user_attrs.get("failure") == KILLED
+    """Whether a trial failed with its worker, which says nothing of its architecture."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get("failure") is None
 
 
 def _attributes(trial: Trial) -> dict[str, Any]:
     latency = None if trial.latency is None else list(astuple(trial.latency))
-    values = {name: getattr(trial, name) for name in ATTRIBUTES} | {"latency": latency, "costs": dict(trial.costs)}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: getattr(trial, name) for name in ATTRIBUTES} | {"latency": latency, "costs": dict(trial.costs)}
 
 
 def _episode(trial: FrozenTrial) -> int:
@@ -391,6 +369,6 @@ def _episode(trial: FrozenTrial) -> int:
 
 
 def _retries(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials of dead workers whose architectures no other trial has."""
+    """Trials that were killed, whose architectures no other trial has."""
     taken = {None, *(architecture_of(trial) for trial in trials if not is_killed(trial))}
     return [trial for trial in trials if is_killed(trial) and architecture_of(trial) not in taken]

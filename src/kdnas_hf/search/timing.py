@@ -47,7 +47,9 @@ class ShapeTiming:
 
     def look_at_budgets(self, study: SearchStudy) -> None:
         """Time a design of shapes, and let the controller propose only what is expected to meet the budget."""
-        predicted = PredictedBudget(self.setting.space, self.setting.budget, self.latencies)
+        predicted = PredictedBudget(
+            self.setting.space, self.setting.budget, self.latencies.shape_costs, self.latencies.measure
+        )
         with self.setting.cost.clock("design"):
             while (rows := study.remembered(DESIGN)) is None:
                 if study.acquire(DESIGN):

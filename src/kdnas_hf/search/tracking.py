@@ -16,8 +16,6 @@ from .trial import Trial
 
 logger = logging.get_logger(__name__)
 
-PROJECT = "kdnas_hf"
-LOGS_FOLDER = "logs"  # of those trackers that write files
 FIGURES = ("reward", "loss", "quality", "speedup", "episode")
 
 
@@ -40,13 +38,12 @@ class SearchTracker(TrainerCallback):
         self.measured = self.tokens = 0
         self.best: Trial | None = None
         for name in report_to:
-            if name not in LOGGER_TYPE_TO_CLASS:
+            if (kind := LOGGER_TYPE_TO_CLASS.get(name)) is None:
                 known = ", ".join(LOGGER_TYPE_TO_CLASS)
                 logger.warning(f"report_to: a search has no logs for {name}; it has for {known}.")
                 continue
-            kind = LOGGER_TYPE_TO_CLASS[name]
-            where = {"logging_dir": str(folder / LOGS_FOLDER)} if kind.requires_logging_directory else {}
-            self.trackers.append(kind(os.environ.get(f"{name.upper()}_PROJECT", PROJECT), **where))
+            where = {"logging_dir": str(folder / "logs")} if kind.requires_logging_directory else {}
+            self.trackers.append(kind(os.environ.get(f"{name.upper()}_PROJECT", "kdnas_hf"), **where))
 
     def begin(self, configuration: Mapping[str, Any], trials: Iterable[Trial]) -> None:
         """Start the trackers with the configuration of the search, and count, but do not log again, earlier trials."""

@@ -20,7 +20,7 @@ class Comparison:
     """What a search gained over choosing a shape without one.
 
     Attributes:
-        winner: The searched shape.
+        winner: The student's shape, which a rule of thumb or a random draw may have given as well.
         rule: The best rule of thumb that is not slower; None if none is.
         random_median: The median, or the better of two, of random shapes as fast, or else faster; None without any.
         random_percentile: Share of those random shapes that are worse than the winner, 0 to 1.
@@ -57,10 +57,12 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """The outcome in one plain sentence."""
+        whose = {SEARCH: "The best shape of the search", RANDOM: "The student, a random shape,"}
+        winner = whose.get(self.winner.origin, "The student")
         if self.rule is None or self.difference is None:
-            return "No rule of thumb as fast as the searched student was measured: whether it beats one is unknown."
+            return f"{winner} has no rule of thumb beside it that is as fast: whether it beats one is unknown."
         if self.rule.architecture == self.winner.architecture:
-            return f"The searched student is itself the best rule of thumb, {self.rule.origin}: a tie."
+            return f"{winner} is itself the best rule of thumb, {self.rule.origin}: a tie, the search gains nothing."
         lead = f"{abs(self.difference):.4f}" + ("" if self.half_width is None else f" ± {self.half_width:.4f}")
         lead += " more" if self.difference > 0 else " less"
         lead = f"explains {lead} of the teacher (R²)" if self.label == "R²" else f"has {lead} {self.label}"
@@ -69,7 +71,7 @@ class Comparison:
         doubt = "one seed decides nothing" if self.half_width is None else "the lead may be owed to latency"
         end = {TIE: "a tie", UNKNOWN: doubt}.get(self.verdict, self.verdict)
         rule = f"{self.rule.architecture} ({self.rule.origin})"
-        return f"The searched student {lead} than the best rule of thumb, {rule}, {where}: {end}."
+        return f"{winner} {lead} than the best rule of thumb, {rule}, {where}: {end}."
 
     def relative_latency(self, one: Confirmation) -> float:
         """Latency of a contestant as a share of the winner's, each beside its teacher's."""
@@ -84,25 +86,27 @@ def compare(
 ) -> Comparison | None:
     """Compare the ``winner`` with the best rule of thumb that is not slower, and with random shapes; None without any.
 
-    The winner is by default the first shape of origin ``"search"``. Winner and rule are each the best of several, and
-    picked after they were measured: the interval allows for the number of pairs to pick from (Bonferroni).
+    The winner is by default the first shape of origin ``"search"``. It is the best of those of its origin, and the rule
+    of all rules, picked after they were measured: the interval allows for so many pairs (Bonferroni).
     """
-    searched = [one for one in confirmations if one.origin == SEARCH]
-    chosen = next((one for one in confirmations if one.architecture == winner) if winner else iter(searched), None)
-    if chosen is None or len(searched) == len(confirmations):
+    named = (one for one in confirmations if (one.architecture == winner if winner else one.origin == SEARCH))
+    chosen = next(named, None)
+    if chosen is None or all(one.origin == SEARCH for one in confirmations):
         return None
     contestants = [one for one in confirmations if len(one.qualities) == len(chosen.qualities)]
     able = [one for one in contestants if one.origin != SEARCH and chosen.speedup / one.speedup <= 1 + tolerance]
     alike = [one for one in able if chosen.speedup / one.speedup >= 1 - tolerance]
     rules = [one for one in able if one.is_rule]
-    random = [one for one in alike if one.origin == RANDOM] or [one for one in able if one.origin == RANDOM]
+    random = [one for one in able if one.origin == RANDOM and one is not chosen]
+    random = [one for one in random if one in alike] or random
+    picked = sum(one.origin == chosen.origin for one in contestants)
     by_shape = {one.architecture: one.qualities for one in contestants}
     return Comparison(
         winner=chosen,
         rule=max(rules, key=lambda one: one.quality, default=None),
         random_median=sorted(random, key=lambda one: one.quality)[len(random) // 2] if random else None,
         random_percentile=sum(one.quality < chosen.quality for one in random) / len(random) if random else None,
-        half_width=half_width(np.array([*by_shape.values()]), pairs=max(len(searched), 1) * max(len(rules), 1)),
+        half_width=half_width(np.array([*by_shape.values()]), pairs=picked * max(len(rules), 1)),
         is_fair=any(one.is_rule for one in alike),
         tolerance=tolerance,
         label=label,

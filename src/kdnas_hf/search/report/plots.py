@@ -24,12 +24,21 @@ def plot_front(result: SearchResult, budget: Budget, path: Path, label: str = "R
     figure, axes = _axes("What each architecture keeps of the teacher, and what it costs", label)
     # teacher and candidate are measured side by side: their ratio does not drift with the machine
     axes.set_xlabel("median latency (% of the teacher's)")
-    known = [best_known(trial, result.confirmations) for trial in result.trials if trial.is_complete]
-    episodes = [trial.episode + 1 for trial in known]
-    points = axes.scatter(*_points(known), c=episodes, s=36, zorder=3, label="candidate after its mini-KD")
-    if len(set(episodes)) > 1:
-        figure.colorbar(points, ax=axes, label="episode", ticks=sorted(set(episodes)))
-    axes.step(*_points(pareto_front(known)), where="post", color="tab:red", lw=1.2, label="Pareto front")
+    known = {one.architecture: one for one in best_known(result.trials, result.confirmations)}
+    episodes = {trial.architecture: trial.episode + 1 for trial in result.trials if trial.is_complete}
+    measured = [known[architecture] for architecture in episodes]
+    points = axes.scatter(
+        *_points(measured), c=list(episodes.values()), s=36, zorder=3, label="candidate after its mini-KD"
+    )
+    if len(set(episodes.values())) > 1:
+        figure.colorbar(points, ax=axes, label="episode", ticks=sorted(set(episodes.values())))
+    axes.step(
+        *_points(pareto_front(result.trials, result.confirmations)),
+        where="post",
+        color="tab:red",
+        lw=1.2,
+        label="Pareto front",
+    )
     for name, (marker, color) in MARKERS.items():
         again = [one for one in result.confirmations if name == ("rule of thumb" if one.is_rule else one.origin)]
         if again:
@@ -37,16 +46,14 @@ def plot_front(result: SearchResult, budget: Budget, path: Path, label: str = "R
                 *_points(again), yerr=[one.deviation for one in again], fmt=marker, color=color, mfc="none", ms=9,
                 lw=1, capsize=3, zorder=4, label=f"{name}, further seeds",
             )  # fmt: skip
-    if students := result.students:
-        axes.scatter(
-            *_points(students), marker="*", s=220, c="tab:orange", ec="black", zorder=5, label="distilled student"
-        )
-    limits = [100 / budget.speedup] if budget.speedup > 0 else []
-    if known and budget.latency_ms < math.inf:  # beside the teacher's median over all measurements
-        teacher_ms = statistics.median(trial.latency.teacher_ms for trial in known if trial.latency is not None)
-        limits.append(100 * budget.latency_ms / teacher_ms)
-    if limits:
-        axes.axvline(min(limits), color="grey", ls="--", lw=1, label=f"hard constraint: {budget}")
+    if result.students:
+        style = {"marker": "*", "s": 220, "color": "tab:orange", "edgecolor": "black", "zorder": 5}
+        axes.scatter(*_points(result.students), **style, label="distilled student")
+    # a limit in milliseconds is drawn beside the teacher's median over all measurements
+    teacher_ms = statistics.median([one.latency.teacher_ms for one in known.values()] or [math.nan])
+    limit = min(100 / budget.speedup if budget.speedup else math.inf, 100 * budget.latency_ms / teacher_ms)
+    if limit < math.inf:
+        axes.axvline(limit, color="grey", ls="--", lw=1, label=f"hard constraint: {budget}")
     axes.legend(loc="best")
     figure.savefig(path, dpi=130)
 
@@ -78,5 +85,5 @@ def _axes(title: str, label: str) -> tuple[Any, Any]:
 
 
 def _points(measured: Sequence[Any]) -> list[list[float]]:
-    """Latencies of trials, confirmations or students in percent of the teacher's, and their qualities."""
+    """Latencies of confirmations or students in percent of the teacher's, and their qualities."""
     return [[100 / one.speedup for one in measured], [one.quality for one in measured]]

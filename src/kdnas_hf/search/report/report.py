@@ -9,29 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from ...utils.markdown_table import markdown_table
-from ..architecture import Architecture
 from ..arguments import SearchArguments
 from ..budgets import Budget, written
-from ..result import Confirmation, DistilledStudent, SearchResult, best_known, pareto_front
+from ..result import SEARCH, Confirmation, DistilledStudent, SearchResult, best_known, pareto_front
 from ..trial import FAILED, Trial
 from .comparison import Comparison, compare
 from .plots import plot_front, plot_learning_curves
 
-PLOT_FILE = "pareto.png"
-CURVES_FILE = "learning_curves.png"
+PLOT_FILE, CURVES_FILE = "pareto.png", "learning_curves.png"
 BUDGETS = tuple(Budget(speedup) for speedup in (2.0, 4.0, 7.0, 10.0))  # where the user names none
-STAGES = {
-    "design": "latencies of shapes, before the first episode",
-    "mini_kd": "mini-KD of all candidates",
-    "confirmation": "confirmation and comparison",
-    "total": "all, without what was lost to interruptions",
-}
+STAGES = {"design": "latencies of shapes, before the first episode", "mini_kd": "mini-KD of all candidates"}
 
 
-def recommend(trials: Sequence[Trial], budget: Budget, confirmations: Sequence[Confirmation] = ()) -> Trial | None:
-    """The complete trial of the highest quality that meets a budget, if any; with confirmed figures where there are."""
-    known = [best_known(trial, confirmations) for trial in trials if trial.is_complete]
-    return max((one for one in known if budget.met_by(one)), key=lambda one: one.quality or 0.0, default=None)
+def recommend(
+    trials: Sequence[Trial], budget: Budget, confirmations: Sequence[Confirmation] = ()
+) -> Confirmation | None:
+    """The measured shape (see `best_known`) of the highest quality that meets a budget, if any."""
+    able = [one for one in best_known(trials, confirmations) if budget.met_by(one)]
+    return max(able, key=lambda one: one.quality, default=None)
 
 
 def write_report(
@@ -48,16 +43,16 @@ def write_report(
     chosen_by = f"the highest reward{among}" if args.budgets is None else "the highest quality within each budget"
     text = json.dumps({"chosen_by": f"{chosen_by} is distilled", "recommendations": recommended}, indent=2)
     (result.folder / "recommendations.json").write_text(text + "\n", encoding="utf-8")
-    front = [[f"#{one.number}", *_cells(one)] for one in pareto_front(result.trials, result.confirmations)]
+    front = [[_origin(one), *_cells(one)] for one in pareto_front(result.trials, result.confirmations)]
     sections = [
         f"# Search for a student of {teacher}",
         "## The student\n\n" + _students(result.students, label),
         "## Was the search worth it?\n\n" + _comparisons(result, label),
         f"![{label} against latency of every measured architecture]({PLOT_FILE})",
-        f"## Recommendation for each budget\n\nThe highest {label} after the mini-KD among the trials that meet the "
-        "budget; of confirmed ones the mean over further seeds. The same in `recommendations.json`, for programs."
-        f"\n\n{recommendations}",
-        "## The Pareto front\n\n" + markdown_table(["trial", *_header(label)], front),
+        f"## Recommendation for each budget\n\nThe highest {label} after the mini-KD among the measured shapes that "
+        "meet the budget; of confirmed ones the mean over further seeds. The same in `recommendations.json`, for "
+        f"programs.\n\n{recommendations}",
+        "## The Pareto front\n\n" + markdown_table(["origin", *_header(label)], front),
         "## Measured again, with further seeds\n\n" + _confirmations(result.confirmations, label),
         "## Every trial, by reward\n\n" + _trials(result.trials, args.budget, label),
         f"![{label} of each candidate along its mini-KD]({CURVES_FILE})",
@@ -94,6 +89,10 @@ def _cells(one: Trial | Confirmation | DistilledStudent, shown: str = ".3f") -> 
     return [str(one.architecture), "" if one.quality is None else f"{one.quality:{shown}}", *latency]
 
 
+def _origin(one: Confirmation) -> str:
+    return one.origin if one.trial is None else f"{one.origin}, #{one.trial}"
+
+
 def _students(students: Sequence[DistilledStudent], label: str) -> str:
     if not students:
         return "Distilled by another worker of the study, in its own directory."
@@ -103,9 +102,10 @@ def _students(students: Sequence[DistilledStudent], label: str) -> str:
 
 def _comparisons(result: SearchResult, label: str) -> str:
     """The search against rules of thumb, for each distilled student that was confirmed."""
-    winners: list[Architecture | None] = [student.architecture for student in result.students]
-    winners = winners or [None]
-    compared = [compare(result.confirmations, winner=winner, label=label) for winner in winners]
+    again = result.confirmations
+    compared = [compare(again, winner=student.architecture, label=label) for student in result.students]
+    if not any(one is not None and one.winner.origin == SEARCH for one in compared):
+        compared.append(compare(again, label=label))  # what was distilled is not what the search found
     parts = [f"{one.sentence}\n\n{comparison_table(one)}" for one in compared if one is not None]
     if not parts:
         return (
@@ -121,7 +121,7 @@ def _comparisons(result: SearchResult, label: str) -> str:
 
 
 def _recommendations(result: SearchResult, args: SearchArguments, label: str) -> tuple[list[dict[str, Any]], str]:
-    """The trial recommended for each budget of ``args``, or for some speed-ups: for JSON, and as a table."""
+    """The shape recommended for each budget of ``args``, or for some speed-ups: for JSON, and as a table."""
     students = {student.architecture: student.path for student in result.students}
     confirmed = {one.architecture for one in result.confirmations}
     names = ("trial", "architecture", "quality", "confirmed", "latency_ms", "speedup", "student")
@@ -131,11 +131,10 @@ def _recommendations(result: SearchResult, args: SearchArguments, label: str) ->
         one = recommend(result.trials, budget, result.confirmations)
         found: dict[str, Any] = {"budget": str(budget), "limits": budget.limits, **dict.fromkeys(names)}
         row = [str(budget), "none of the measured architectures", *[""] * 5]
-        if one is not None and one.latency is not None:
-            shape, student = one.architecture, students.get(one.architecture)
-            is_confirmed = shape in confirmed
+        if one is not None:
+            is_confirmed, student = one.architecture in confirmed, students.get(one.architecture)
             figures = (one.quality, is_confirmed, one.latency.student_ms, one.speedup, student)
-            found |= dict(zip(names, (one.number, shape.as_dict(), *figures), strict=True))
+            found |= dict(zip(names, (one.trial, one.architecture.as_dict(), *figures), strict=True))
             row = [str(budget), *_cells(one), "yes" if is_confirmed else "no", student or ""]
         values.append(found)
         rows.append(row)
@@ -146,8 +145,8 @@ def _confirmations(confirmations: Sequence[Confirmation], label: str) -> str:
     rows = []
     for one in sorted(confirmations, key=lambda one: -one.quality):
         seeds = f"± {one.deviation:.4f} ({', '.join(f'{quality:.4f}' for quality in one.qualities)})"
-        rows.append([one.origin, "" if one.trial is None else f"#{one.trial}", *_cells(one, ".4f"), seeds])
-    header = ["origin", "trial", *_header(label), "standard deviation (each seed)"]
+        rows.append([_origin(one), *_cells(one, ".4f"), seeds])
+    header = ["origin", *_header(label), "standard deviation (each seed)"]
     return markdown_table(header, rows) if rows else "Nothing was."
 
 
@@ -189,6 +188,6 @@ def _cost(result: SearchResult, space_size: int) -> str:
     rows = [[STAGES.get(stage, stage.replace("_", " ")), f"{seconds:.0f}"] for stage, seconds in result.cost.items()]
     return (
         f"{len(result.trials)} of {space_size:,} architectures: {counts}. "
-        f"{sum(one.tokens for one in result.trials):,} tokens of mini-KD in all, without those of confirmations.\n\n"
-        + markdown_table(["stage", "seconds"], rows)
+        f"{sum(one.tokens for one in result.trials):,} tokens of mini-KD in all, without those of confirmations. The "
+        "total leaves out what was lost to interruptions.\n\n" + markdown_table(["stage", "seconds"], rows)
     )
