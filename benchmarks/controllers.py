@@ -293,9 +293,9 @@ def main() -> None:
     able = [one for one in landscape.truth if landscape.admits([one])[0]]
     rewards = [landscape.truth[one] for one in able if not landscape.fails(one)]
     print(
-        f"{len(landscape.truth)} architectures, {len(able)} of them at least {args.speedup:g}x faster than the teacher; "
+        f"{len(landscape.truth)} architectures, {len(able)} of them at least {args.speedup:g}x as fast as the teacher; "
         f"{len(able) - len(rewards)} of these fail. True rewards: best {max(rewards):.4f}, median "
-        f"{statistics.median(rewards):.4f}; noise {landscape.noise:.4f}. {args.seeds} seeds, mean and standard error.\n",
+        f"{statistics.median(rewards):.4f}; noise {landscape.noise:.4f}. {args.seeds} seeds, mean, standard error.\n",
         flush=True,
     )
     evaluations = EVALUATIONS[args.preset]
