@@ -275,7 +275,7 @@ def test_where_nothing_feasible_is_known_the_chance_alone_ranks():
     points, values = line(6)
     missed = values + 0.1  # least by the first, which promises least
     surrogate = Surrogate(points, observed(values, missed), seed=0)
-    candidates = np.linspace(-0.5, 1, 7)[:, None]
+    candidates = np.linspace(0, 1, 7)[:, None]
     mean, deviation = GaussianProcess.fit(points, missed, seed=0).predict(candidates)
     gains = surrogate.gain(candidates, points[:0])
     assert gains == pytest.approx(norm.logcdf(-mean / deviation))
