@@ -227,7 +227,7 @@ def test_empty_corpus_and_wrong_column_are_refused(recipe, settings, tmp_path):
 
 def test_a_run_directory_of_another_configuration_is_refused(recipe, settings, tmp_path):
     recipe.main([write(settings, tmp_path), "--num_episodes", "1"])
-    with pytest.raises(ValueError, match=r"search\.mini_kd_epochs: 1 there, 2 now"):
+    with pytest.raises(ValueError, match=r"search\.mini_kd_epochs: 1 there, 2.0 now"):
         recipe.main([write(settings, tmp_path), "--mini_kd_epochs", "2"])
     recipe.main([write(settings, tmp_path), "--num_episodes", "2"])  # goes on
     assert len(lines(settings["output_dir"])) == 4

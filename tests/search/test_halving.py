@@ -92,7 +92,7 @@ class Dies(TrainerCallback):
 @pytest.mark.parametrize("step", [4, 7])
 def test_a_killed_search_stops_the_same_candidates(finished, tmp_path, step):
     search = tiny_search(tmp_path, **HALVING)
-    search.callbacks.append(Dies(step))
+    search.setting.callbacks.append(Dies(step))
     with pytest.raises(KeyboardInterrupt):
         search.run()
     tiny_search(tmp_path, **HALVING).run()

@@ -10,7 +10,7 @@ from kdnas_hf import Architecture, LatencyBenchmark, SearchArguments, SearchSpac
 from kdnas_hf.export import artefact_files, shape_costs
 from kdnas_hf.latency import LatencyMeasurement, LatencyReport, TorchRunner
 from kdnas_hf.search import latencies as latencies_module
-from kdnas_hf.search.latencies import ArchitectureLatencies
+from kdnas_hf.search.timing.latencies import ArchitectureLatencies
 from tiny_teacher import make_teacher_model
 
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -218,7 +218,7 @@ def test_a_search_takes_the_latency_of_the_exported_students(tmp_path, monkeypat
         num_train_epochs=1,
         space=SearchSpace.from_dict(SPACE | {"num_hidden_layers": [1], "hidden_size": [8], "intermediate_size": [16]}),
     )  # fmt: skip
-    search.latencies.benchmark = LatencyBenchmark(sequence_length=8, repeats=3, max_spread=None)
+    search.timing.latencies.benchmark = LatencyBenchmark(sequence_length=8, repeats=3, max_spread=None)
     result = search.run()
     assert "ONNX Runtime, float32" in result.latency_method
     kept = (tmp_path / "cache" / "latencies.jsonl").read_text()

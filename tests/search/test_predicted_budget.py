@@ -180,8 +180,14 @@ def test_a_space_of_one_shape_is_not_regressed():
     ("budget", "said"),
     [
         (Budget(1000), r"expected to have [0-9.]+x; allow smaller shapes in the space, or a smaller speedup\.$"),
-        (Budget(latency_ms=0.01), r"expected to have [0-9.]+ ms; allow smaller shapes in the space, or a larger latency_budget\.$"),
-        (Budget(parameters=100), r"to have [0-9.]+M parameters; allow smaller shapes in the space, or a larger max_parameters\.$"),
+        (
+            Budget(latency_ms=0.01),
+            r"expected to have [0-9.]+ ms; allow smaller shapes in the space, or a larger latency_budget\.$",
+        ),
+        (
+            Budget(parameters=100),
+            r"to have [0-9.]+M parameters; allow smaller shapes in the space, or a larger max_parameters\.$",
+        ),
         (
             Budget(size_mb=1e-3, flops=1000),
             r"expected to have [0-9.]+ MB, [0-9.]+ GFLOP; allow smaller shapes in the space, or a larger max_size_mb and a larger max_flops\.$",

@@ -402,7 +402,7 @@ def test_impossible_budgets_are_refused(budgets):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("controller", ["tpe", "gp", "nsga2", "random", "depth"])
+@pytest.mark.parametrize("controller", ["tpe", "gp", "nsga2", "random"])
 def test_every_controller_runs_a_search(tmp_path, controller):
     result = tiny_search(
         tmp_path, controller=controller, num_episodes=2, candidates_per_episode=2, mini_kd_epochs=1
