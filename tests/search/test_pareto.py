@@ -6,13 +6,14 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from playing import play
 from records import LANDSCAPE
-from test_controller import ask
 from tiny_search import tiny_search
 
 from kdnas_hf import SearchArguments
 from kdnas_hf.search import make_controller
-from kdnas_hf.search.controllers import PARETO_CONTROLLERS, architecture_of
+from kdnas_hf.search.controllers import PARETO_CONTROLLERS
+from kdnas_hf.search.trial import DIVERGED
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +29,10 @@ def values_of(architecture):
     return quality, 0.05 + size + architecture.intermediate_size / 2000
 
 
-def play(name, trials, seed=0, per_episode=5):
-    sampler = make_controller(name, LANDSCAPE, per_episode, seed=seed)
-    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
-    while len(study.get_trials(deepcopy=False)) < trials:
-        for trial in ask(study, per_episode, LANDSCAPE):
-            architecture = architecture_of(study.get_trials(deepcopy=False)[trial.number])
-            study.tell(trial, values_of(architecture))
-    return [trial.values for trial in study.get_trials(deepcopy=False)]
+def search(name, trials, seed=0, tell=values_of):
+    sampler = make_controller(name, LANDSCAPE, 5, seed=seed)
+    study = play(sampler, trials, tell, directions=("maximize", "minimize"))
+    return [trial.values for trial in study.get_trials(deepcopy=False) if trial.values]
 
 
 def dominated(values, slowest=1.2):
@@ -49,9 +46,22 @@ def dominated(values, slowest=1.2):
 
 
 def test_the_front_is_found_with_fewer_candidates_than_by_chance():
-    found = {name: np.mean([dominated(play(name, 30, seed=s)) for s in range(3)]) for name in ("bayesian", "random")}
+    found = {name: np.mean([dominated(search(name, 30, seed=s)) for s in range(3)]) for name in ("bayesian", "random")}
     whole = dominated([values_of(architecture) for architecture in LANDSCAPE])
     assert found["bayesian"] > found["random"] + 0.5 * (whole - found["random"])
+
+
+def test_a_search_of_the_front_keeps_away_from_what_fails():
+    def tell(architecture):
+        return (
+            DIVERGED
+            if architecture.hidden_size == 48 and architecture.num_hidden_layers > 2
+            else values_of(architecture)
+        )
+
+    chance = sum(tell(architecture) == DIVERGED for architecture in LANDSCAPE) / len(LANDSCAPE)
+    failed = np.mean([40 - len(search("bayesian", 40, seed, tell)) for seed in range(3)]) / 40
+    assert failed < chance - 0.05
 
 
 @pytest.mark.parametrize(
