@@ -302,7 +302,8 @@ def main() -> None:
     if args.objective == "pareto":
         print(json.dumps(race_fronts(landscape, args.per_episode, args.seeds, evaluations)))
         return
-    everything = ["default", "lstm, epsilon falls by 0.4", *(name for name in CONTROLLERS if name != "hand")]
+    others = [name for name in CONTROLLERS if name not in ("hand", SearchArguments().controller)]
+    everything = ["default", "lstm, epsilon falls by 0.4", *others]
     names = args.only or (SHORT if args.preset == "short" else everything)
     print(json.dumps(race(landscape, names, args.per_episode, args.seeds, evaluations)))
 
