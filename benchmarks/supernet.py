@@ -45,7 +45,7 @@ from kdnas_hf.distillation.batch import DistillationBatch
 from kdnas_hf.distillation.member import Member
 from kdnas_hf.distillation.pool import required_by
 from kdnas_hf.distillation.stored_targets import store_targets
-from kdnas_hf.latency import stand_in
+from kdnas_hf.latency import Latency, stand_in
 from kdnas_hf.search import REWARDS
 from kdnas_hf.search.halving import SuccessiveHalving
 from kdnas_hf.students import KDNASConfig, KDNASModel
@@ -360,7 +360,8 @@ def main() -> None:
     rows: list[tuple[str, float, float, dict[str, float], dict[str, float]]] = []
 
     def reward(qualities: Mapping[str, float]) -> dict[str, float]:
-        return {name: REWARDS["r2"](1 - r2, latency[name], latency["teacher"]) for name, r2 in qualities.items()}
+        timed = {name: Latency(latency[name], 0.0, latency["teacher"]) for name in qualities}
+        return {name: REWARDS["quality"](r2, timed[name]) for name, r2 in qualities.items()}
 
     sizes = {str(one): one.flops for one in CHOSEN}
     rows.append(("FLOPs of the shape", 0, 0, sizes, reward(dict.fromkeys(sizes, 0.5))))
