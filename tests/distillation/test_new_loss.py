@@ -145,8 +145,8 @@ def test_it_is_fitted_before_the_first_step_if_it_says_how(teacher, train_texts,
 
 def test_a_search_finds_a_student_by_it(tmp_path):
     result = tiny_search(tmp_path, losses=[NAME], num_episodes=1, candidates_per_episode=2, mini_kd_epochs=1).run()
-    assert len(result.records) == 2
-    assert all(record.reward > 0 for record in result.records)
+    assert len(result.trials) == 2
+    assert all(trial.reward > 0 for trial in result.trials)
     (student,) = result.students
     AutoModel.from_pretrained(tmp_path / student.path)
     logged = {key for entry in result.log_history for key in entry}

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from kdnas_hf.search.timing.latencies import ArchitectureLatencies
+from kdnas_hf.search.latencies import ArchitectureLatencies
 from tiny_search import SPACE, tiny_search
 
 from kdnas_hf import Architecture, LatencyBenchmark, SearchArguments, SearchSpace, Teacher, student_config
