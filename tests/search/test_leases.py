@@ -1,4 +1,4 @@
-"""Claims: one worker has each thing, a dead one's are handed out again, and whoever comes back has lost them."""
+"""Leases: one worker has each thing, a dead one's are handed out again, and whoever comes back has lost them."""
 
 import threading
 import time
@@ -7,8 +7,8 @@ import uuid
 import optuna
 import pytest
 
-from kdnas_hf.search import claims as module
-from kdnas_hf.search.claims import ClaimLostError, Claims
+from kdnas_hf.search import leases as module
+from kdnas_hf.search.leases import Leases
 from kdnas_hf.search.storage import open_storage
 
 pytestmark = pytest.mark.long  # depends on no line of transformers
@@ -31,91 +31,121 @@ def worker(address):
     name = uuid.uuid4().hex  # the server serves all tests
 
     def make(worker, timeout=60.0):
-        claims = Claims(open_storage(address), name, worker, timeout)
-        claims.workers.beat()
-        claims.workers.watch()
-        return claims
+        leases = Leases(open_storage(address), name, worker, timeout)
+        leases.workers.beat()
+        leases.workers.alive()
+        return leases
 
     return make
 
 
-def watch(claims, seconds, beating=()):
+def watch(leases, seconds, beating=()):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for other in beating:
             other.workers.beat()
-        claims.workers.watch()
+        leases.workers.alive()
         time.sleep(0.02)
 
 
-def test_of_workers_that_claim_at_once_one_has_each_thing(worker):
-    things = [f"candidate {number}" for number in range(5)]
+def test_of_workers_that_ask_at_once_one_has_each_thing(worker):
+    things = [f"thing {number}" for number in range(5)]
     workers = [worker(f"worker {index}") for index in range(4)]
-    taken = {claims.worker: [] for claims in workers}
+    taken = {leases.worker: [] for leases in workers}
     ready = threading.Barrier(len(workers))
 
-    def claim(claims):
+    def ask(leases):
         ready.wait()
-        taken[claims.worker] += [thing for thing in things if claims.take(thing)]
+        taken[leases.worker] += [thing for thing in things if leases.acquire(thing)]
 
-    threads = [threading.Thread(target=claim, args=(claims,)) for claims in workers]
+    threads = [threading.Thread(target=ask, args=(leases,)) for leases in workers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert sorted([thing for mine in taken.values() for thing in mine]) == things
-    for claims in workers:
-        assert {what: claim.worker for what, claim in claims.standing().items()} == {
-            what: name for name, mine in taken.items() for what in mine
-        }
+    for leases in workers:
+        assert all(leases.holder(thing) == name for name, mine in taken.items() for thing in mine)
 
 
-def test_a_dead_workers_claim_is_taken_over_and_lost_to_it_when_it_comes_back(worker):
+def test_of_workers_that_name_a_value_at_once_the_first_counts_for_all(worker):
+    workers = [worker(f"worker {index}") for index in range(4)]
+    found, ready = [], threading.Barrier(len(workers))
+
+    def name(leases):
+        ready.wait()
+        found.append(leases.first("configuration", {"of": leases.worker}))
+
+    threads = [threading.Thread(target=name, args=(leases,)) for leases in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert all(one == workers[0].first("configuration", {"of": "late"}) for one in found)
+
+
+def test_what_is_given_back_is_for_whoever_asks_next(worker):
+    first, other = worker("a"), worker("b")
+    assert first.acquire("thing")
+    assert not other.acquire("thing")
+    assert first.release("thing")
+    assert other.acquire("thing")
+    assert not first.release("thing")  # not its own any more
+    assert other.holder("thing") == "b"
+
+
+def test_a_dead_workers_lease_is_taken_over_and_lost_to_it_when_it_comes_back(worker):
     suspended, other = worker("a", 0.4), worker("b", 0.4)
-    assert suspended.take("candidate 1")
-    assert not other.take("candidate 1")
+    assert suspended.acquire("thing")
+    assert other.acquire("thing") is None  # it was not seen to beat yet
+    suspended.workers.beat()
+    assert other.acquire("thing") is False
     watch(other, 0.6)
-    assert other.take("candidate 1")
-    with pytest.raises(ClaimLostError):
-        suspended.finish("candidate 1", "mine")
-    assert not suspended.take("candidate 1")
-    other.finish("candidate 1", "theirs")
-    assert suspended.standing()["candidate 1"].record == "theirs"
+    assert other.acquire("thing")
+    assert not suspended.finish("thing")
+    assert not suspended.release("thing")
+    assert not suspended.acquire("thing")
+    assert other.finish("thing")
+    assert suspended.holder("thing") == "b"
 
 
 def test_what_is_done_stays_done(worker):
     first, other = worker("a", 0.2), worker("b", 0.2)
-    assert first.take("candidate 1")
-    first.finish("candidate 1", "result")
+    assert first.acquire("thing")
+    assert first.finish("thing")
     watch(other, 0.4)
-    assert not other.take("candidate 1")
-    with pytest.raises(ClaimLostError):
-        other.finish("candidate 1", "another result")
-    assert other.standing()["candidate 1"].record == "result"
+    assert other.acquire("thing") is False
+    assert not other.finish("thing")
+    assert not other.release("thing")
+    assert first.acquire("thing")
+    assert first.finish("thing")
+    assert other.holder("thing") == "a"
 
 
-def test_a_worker_that_is_started_again_has_its_claims(worker):
-    assert worker("a").take("candidate 1")
+def test_a_worker_that_is_started_again_has_its_leases(worker):
+    assert worker("a").acquire("thing")
     again = worker("a")
-    assert again.take("candidate 1")
-    again.finish("candidate 1", "result")
+    assert again.acquire("thing")
+    assert again.finish("thing")
 
 
 def test_the_heartbeat_keeps_a_working_worker_alive(tmp_path):
     address = f"journal:{tmp_path}/study.log"
-    working, other = (Claims(open_storage(address), "kdnas", name, 0.6) for name in "ab")
+    working, other = (Leases(open_storage(address), "kdnas", name, 0.6) for name in "ab")
     working.workers.start()
-    assert working.take("candidate 1")
+    assert working.acquire("thing")
     watch(other, 1.5)
-    assert not other.take("candidate 1")
-    assert other.workers.is_alive("a")
+    assert other.acquire("thing") is False
+    assert other.workers.alive() == {"a": True, "b": True}
     working.workers.stop()  # it says so: nobody waits for its timeout
-    assert other.take("candidate 1")
+    assert other.acquire("thing")
 
 
 def test_a_worker_that_was_suspended_itself_takes_nobody_for_dead(worker, monkeypatch):
     working, suspended = worker("a", 60.0), worker("b", 60.0)
-    assert working.take("candidate 1")
+    assert working.acquire("thing")
     now = time.monotonic()
     monkeypatch.setattr(module.time, "monotonic", lambda: now + 3600.0)
-    assert not suspended.take("candidate 1")
+    assert not suspended.acquire("thing")
+    assert suspended.workers.alive()["a"] is not False

@@ -1,14 +1,21 @@
-"""A search that begins with another's results: nothing is measured twice, and misfits are refused."""
+"""A search that begins with another's results: what counts is taken, and misfits are refused."""
 
 import optuna
 import pytest
-from records import SPACE, record
+import yaml
+from records import LANDSCAPE, SPACE, trial
 from tiny_search import tiny_search
 
-from kdnas_hf.search import SearchStudy, make_controller
+from kdnas_hf.search.trial import DIVERGED, OUT_OF_MEMORY, TOO_SLOW
 from kdnas_hf.search.warm_start import read_warm_start
 
-CONFIGURATION = {"teacher": "tiny", "texts": {"train": "x"}, "search": {"reward_alpha": -0.1}, "training": {"seed": 1}}
+CONFIGURATION = {
+    "teacher": "tiny",
+    "texts": {"train": "x"},
+    "search": {"reward_alpha": -0.1, "mini_kd_epochs": 2, "controller": "lstm", "num_episodes": 3},
+    "training": {"seed": 1, "learning_rate": 1e-3},
+}
+SHAPES = list(SPACE)
 
 
 @pytest.fixture(autouse=True)
@@ -16,62 +23,75 @@ def _quiet():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def measured_study(folder):
-    folder.mkdir()
-    study = SearchStudy(folder, make_controller("random", SPACE, 4, seed=0))
-    study.keep_configuration(CONFIGURATION)
-    for number, architecture in study.candidates(0).items():
-        study.record(record(number, architecture, r2=0.1 + 0.01 * number))
-    return study
+@pytest.fixture
+def before(tmp_path):
+    """The run directory of a search."""
+    trials = [
+        trial(0, SHAPES[0], quality=0.1),
+        trial(1, SHAPES[1], quality=0.2, state="stopped"),
+        trial(2, SHAPES[2], state="failed", failure=DIVERGED),
+        trial(3, SHAPES[3], state="failed", failure=TOO_SLOW),
+        trial(4, SHAPES[4], state="failed", failure=OUT_OF_MEMORY),
+        trial(5, next(iter(LANDSCAPE)), quality=0.4),
+        trial(6, SHAPES[0], quality=0.5, episode=1),
+    ]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIGURATION))
+    (tmp_path / "architectures.jsonl").write_text("".join(one.to_json() + "\n" for one in trials))
+    return tmp_path
 
 
-@pytest.mark.parametrize("form", ["{0}", "{0}/study.db", "sqlite:///{0}/study.db"])
-def test_results_come_before_the_first_episode_and_are_not_candidates_again(tmp_path, form):
-    before = measured_study(tmp_path / "before")
-    earlier = read_warm_start(form.format(tmp_path / "before"), SPACE, CONFIGURATION)
-    (tmp_path / "now").mkdir()
-    study = SearchStudy(tmp_path / "now", make_controller("lstm", SPACE, 5, seed=3))
-    study.begin(earlier)
-    assert [(r.number, r.episode) for r in study.records()] == [(number, -1) for number in range(4)]
-    chosen = study.candidates(0)
-    assert list(chosen) == [4, 5, 6, 7, 8]
-    assert not {r.architecture for r in before.records()} & set(chosen.values())
-    assert study.best()[0].architecture == before.best()[0].architecture
-    again = SearchStudy(tmp_path / "now", make_controller("lstm", SPACE, 5, seed=3))
-    again.begin(None)
-    assert again.candidates(0) == chosen
+def test_members_of_the_space_count_once_and_failures_of_their_own(before):
+    found = read_warm_start(str(before), SPACE, CONFIGURATION)
+    assert [(one.number, one.architecture) for one in found] == [(n, SHAPES[n]) for n in range(3)]
+    assert found[0] == trial(0, SHAPES[0], quality=0.1)
 
 
-def test_another_reward_is_refused_another_controller_is_not(tmp_path):
-    measured_study(tmp_path / "before")
-    now = {**CONFIGURATION, "search": {"reward_alpha": -0.2, "controller": "tpe"}}
-    with pytest.raises(ValueError, match=r"search.reward_alpha: -0.1 there, -0.2 now") as caught:
-        read_warm_start(str(tmp_path / "before"), SPACE, now)
+def test_lines_after_a_damaged_one_do_not_count(before):
+    view = before / "architectures.jsonl"
+    first, *_ = view.read_text().splitlines(keepends=True)
+    view.write_text(first + '{"number": 1, "epis')
+    assert len(read_warm_start(str(before), SPACE, CONFIGURATION)) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        (None, "teacher", "another"),
+        (None, "texts", {"train": "y"}),
+        ("search", "reward_alpha", -0.2),
+        ("search", "mini_kd_epochs", 3),
+        ("search", "latency_sequence_length", 64),
+        ("training", "learning_rate", 0.1),
+        ("training", "losses", ["logits"]),
+    ],
+)
+def test_what_results_depend_on_must_be_the_same(before, section, key, value):
+    now = CONFIGURATION | ({key: value} if section is None else {section: {**CONFIGURATION[section], key: value}})
+    with pytest.raises(ValueError, match=rf"warm_start=.*do not fit(.|\n)*{key}") as caught:
+        read_warm_start(str(before), SPACE, now)
     assert "controller" not in str(caught.value)
-    with pytest.raises(ValueError, match=r"there is no study.db"):
-        read_warm_start(str(tmp_path), SPACE, CONFIGURATION)
 
 
-def test_an_interrupted_take_over_is_finished(tmp_path, monkeypatch):
-    measured_study(tmp_path / "before")
-    earlier = read_warm_start(str(tmp_path / "before"), SPACE, CONFIGURATION)
-    (tmp_path / "now").mkdir()
-    study = SearchStudy(tmp_path / "now", make_controller("random", SPACE, 4))
-    trial = study._trial_from
-    monkeypatch.setattr(study, "_trial_from", lambda r: trial(r) if r.number < 2 else exec("raise KeyboardInterrupt"))
-    with pytest.raises(KeyboardInterrupt):
-        study.begin(earlier)
-    with pytest.raises(ValueError, match="2 of 4 architectures were taken over"):
-        SearchStudy(tmp_path / "now", make_controller("random", SPACE, 4)).begin(None)
-    again = SearchStudy(tmp_path / "now", make_controller("random", SPACE, 4))
-    again.begin(earlier)
-    assert [r.architecture for r in again.records()] == [r.architecture for r in earlier]
+def test_all_differences_are_named_at_once(before):
+    now = {**CONFIGURATION, "teacher": "another", "search": {"reward_alpha": -0.2}}
+    with pytest.raises(ValueError, match=r"(?s)teacher: .*search.mini_kd_epochs: .*search.reward_alpha: -0.1 there"):
+        read_warm_start(str(before), SPACE, now)
 
 
-def test_a_search_that_has_begun_takes_over_nothing(tmp_path):
-    study = measured_study(tmp_path / "before")
-    with pytest.raises(ValueError, match="warm_start: the search .* has begun without"):
-        study.begin(study.records())
+def test_who_chose_and_for_how_long_may_differ(before):
+    now = {
+        **CONFIGURATION,
+        "search": CONFIGURATION["search"] | {"controller": "tpe", "num_episodes": 9, "speedup": 4.0},
+        "training": CONFIGURATION["training"] | {"seed": 2, "num_train_epochs": 9},
+    }
+    assert len(read_warm_start(str(before), SPACE, now)) == 3
+
+
+def test_what_is_no_run_directory_is_refused(before, tmp_path):
+    (before / "config.yaml").unlink()
+    for name in (tmp_path, tmp_path / "study.db", "postgresql://user@host/database"):
+        with pytest.raises(ValueError, match=r"warm_start=.* has no architectures.jsonl and config.yaml; name a run"):
+            read_warm_start(str(name), SPACE, CONFIGURATION)
 
 
 def test_a_warm_start_trains_only_what_is_new(tmp_path):
@@ -79,7 +99,7 @@ def test_a_warm_start_trains_only_what_is_new(tmp_path):
     second = tiny_search(
         tmp_path / "second", num_episodes=1, controller="tpe", warm_start=str(tmp_path / "first")
     ).run()
-    assert [r.architecture for r in second.records[:3]] == [r.architecture for r in first.records]
-    assert [r.reward for r in second.records[:3]] == [r.reward for r in first.records]
-    assert [r.episode for r in second.records] == [-1] * 3 + [0] * 3
-    assert len({r.architecture for r in second.records}) == 6
+    assert [one.architecture for one in second.trials[:3]] == [one.architecture for one in first.trials]
+    assert [one.reward for one in second.trials[:3]] == [one.reward for one in first.trials]
+    assert [one.episode for one in second.trials] == [-1] * 3 + [0] * 3
+    assert len({one.architecture for one in second.trials}) == 6

@@ -1,7 +1,10 @@
 """The study of a lone worker: resumed with the same trials wherever it was killed, and restored when damaged."""
 
+import itertools
 import json
 import logging
+import shutil
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -74,43 +77,41 @@ def test_a_result_is_read_as_it_was_told(tmp_path, state):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [4, 3])
-@pytest.mark.parametrize("controller", ["lstm", "tpe", "random"])
+@pytest.mark.parametrize(("controller", "count"), [("lstm", 4), ("tpe", 4), ("random", 3)])
 def test_an_interrupted_search_goes_on_with_the_same_candidates(tmp_path, controller, count):
     whole = open_study(tmp_path / "whole", controller)
     expected = []
-    while pool := whole.ask(count, 3):
+    while pool := whole.ask(count, 2):
         expected.append(shapes(pool))
         measure(whole, pool)
     found = []
-    while pool := open_study(tmp_path / "cut", controller).ask(count, 3):
+    while pool := open_study(tmp_path / "cut", controller).ask(count, 2):
         measure(open_study(tmp_path / "cut", controller), pool[:2])  # dies in the middle of the pool
         study = open_study(tmp_path / "cut", controller)
-        again = study.ask(count, 3)
+        again = study.ask(count, 2)
         if len(pool) > 2:
             assert shapes(again) == shapes(pool)  # the finished ones too: the checkpoint has them
             assert [one.state for one in again] == ["complete"] * 2 + ["running"] * (len(pool) - 2)
             measure(study, again)
         found.append(shapes(pool))
     assert found == expected
-    assert [len(pool) for pool in found] == {4: [4, 4, 4], 3: [3, 1] * 3}[count]
-    assert len({architecture for pool in found for _, _, architecture in pool}) == 12
+    assert [len(pool) for pool in found] == {4: [4, 4], 3: [3, 1] * 2}[count]
+    assert len({architecture for pool in found for _, _, architecture in pool}) == 8
 
 
 def test_a_pool_is_the_same_wherever_its_choice_was_interrupted(tmp_path, monkeypatch):
-    whole = open_study(tmp_path / "whole")
-    measure(whole, whole.ask(4, 2))
-    expected = shapes(whole.ask(4, 2))
-    kills = 0
-    for writes in range(200):
-        study = open_study(tmp_path / f"cut {writes}")
-        measure(study, study.ask(4, 2))
-        left = [writes]
+    study = open_study(tmp_path / "begun", "random")
+    measure(study, study.ask(4, 2))
+    shutil.copytree(tmp_path / "begun", tmp_path / "whole")
+    expected = shapes(open_study(tmp_path / "whole", "random").ask(2, 2))
+    for kills in itertools.count():
+        shutil.copytree(tmp_path / "begun", tmp_path / str(kills))
+        study = open_study(tmp_path / str(kills), "random")
+        left = itertools.count(kills, -1)
 
         def dying(call, left=left):
             def write(*args, **kwargs):
-                left[0] -= 1
-                if left[0] < 0:
+                if next(left) == 0:
                     raise KeyboardInterrupt
                 return call(*args, **kwargs)
 
@@ -119,14 +120,11 @@ def test_a_pool_is_the_same_wherever_its_choice_was_interrupted(tmp_path, monkey
         for name in ("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_user_attr"):
             monkeypatch.setattr(study.storage, name, dying(getattr(study.storage, name)))
         try:
-            pool = study.ask(4, 2)
-        except KeyboardInterrupt:
-            kills += 1
-            pool = open_study(tmp_path / f"cut {writes}").ask(4, 2)
-        assert shapes(pool) == expected
-        if left[0] >= 0:
+            assert shapes(study.ask(2, 2)) == expected
             break
-    assert kills == 4 * (1 + len(SPACE.choices)) + 2  # a trial, its choices; the lease taken and given back
+        except KeyboardInterrupt:
+            assert shapes(open_study(tmp_path / str(kills), "random").ask(2, 2)) == expected
+    assert kills == 1 + 2 * (1 + len(SPACE.choices)) + 1  # the lease, two trials and their choices, the lease
 
 
 def test_episodes_may_be_added_to_a_search_that_has_ended(tmp_path):
@@ -160,7 +158,7 @@ def test_the_view_is_brought_up_to_date_when_the_study_is_opened(tmp_path, caplo
 def test_a_damaged_study_is_restored_from_the_view(tmp_path, caplog, damage):
     study = open_study(tmp_path / "run", budget=Budget(speedup=4.0))
     measure(study, study.ask(4, 2))
-    before = study.trials()
+    before, constraints = study.trials(), [t.constraints for t in study.study.trials]
     expected = shapes(study.ask(4, 2))
     path = tmp_path / "run" / "study.db"
     content = path.read_bytes()
@@ -168,12 +166,11 @@ def test_a_damaged_study_is_restored_from_the_view(tmp_path, caplog, damage):
     path.write_bytes({"garbage": b"no database" * 500, "torn": content[: len(content) // 2]}.get(damage, b""))
     if damage == "gone":
         path.unlink()
-    constraints = [t.constraints for t in study.study.get_trials(deepcopy=False)]
     with caplog.at_level(logging.WARNING, logger="kdnas_hf"):
         restored = open_study(tmp_path / "run", budget=Budget(speedup=4.0))
     assert "4 trial(s)" in caplog.text
     assert restored.trials() == before == lines(tmp_path / "run")
-    assert [t.constraints for t in restored.study.trials] == constraints[:4]
+    assert [t.constraints for t in restored.study.trials] == constraints
     if damage in ("garbage", "torn"):  # an empty file is an empty database to SQLite
         assert "is damaged" in caplog.text
         assert (tmp_path / "run" / "study.db.damaged").exists()
@@ -254,13 +251,15 @@ def test_progress_is_reported_once_for_each_step(tmp_path, objective):
 
 
 def test_an_exhausted_space_ends_the_candidates(tmp_path):
-    study = open_study(tmp_path, "random")
-    found = []
-    while pool := study.ask(5, 8):
-        found += pool
-        measure(study, pool)
-    assert pool == []
-    assert len({one.architecture for one in found}) == len(found) == len(SPACE)
+    space = replace(SPACE, num_hidden_layers=(1,), hidden_act=("relu",), intermediate_size=(16, 32, 48))
+    study = SearchStudy(tmp_path, make_controller("random", space, 4), CONFIGURATION)
+    first = study.ask(4, 3)
+    measure(study, first)
+    second = study.ask(4, 3)
+    measure(study, second)
+    assert study.ask(4, 3) == []
+    assert {one.architecture for one in first + second} == set(space.architectures)
+    assert len(second) == 2
 
 
 def test_results_of_another_search_come_first_and_once(tmp_path, monkeypatch):

@@ -121,7 +121,10 @@ class Leases:
             logger.warning(f"worker {holder} is gone; its {what} is taken over.")
             self._end(what, holder, TrialState.FAIL)
         self._write(what, TrialState.RUNNING)
-        return True if self.holder(what) == self.worker else self.release(what) or None
+        if self.holder(what) == self.worker:
+            return True
+        self.release(what)  # another was faster
+        return None
 
     def finish(self, what: str) -> bool:
         """Say that something is done, for ever; and whether it was this worker's to the end."""
@@ -162,16 +165,14 @@ class Leases:
 def worker_of(folder: Path, study: str | None) -> str:
     """The worker that a run directory belongs to: the same when it is started again, and another in a copy.
 
-    Args:
-        folder: The run directory.
-        study: Name of the study; None if it is not shared.
-
     Raises:
-        ValueError: If it belongs to another study.
+        ValueError: If it belongs to one of another study than that of this name; None is a study that is not shared.
     """
     path = folder / WORKER_FILE
     where = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"study": study, "where": None}
+    told: dict[str, Any] = {"study": study, "where": None}
+    if path.is_file():
+        told = json.loads(path.read_text(encoding="utf-8"))
     if told["study"] != study:
         raise ValueError(
             f"output_dir={str(folder)!r} is that of a worker; give the storage of its study and "

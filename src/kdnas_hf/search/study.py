@@ -6,9 +6,8 @@ import contextlib
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,22 @@ from transformers.utils import logging
 from ..latency import Latency
 from ..utils.json_lines import JsonLines
 from ..utils.run_directory import configuration_differences
-from .architecture import Architecture
 from .budgets import UNLIMITED, Budget, costs_of
-from .controllers import ArchitectureSampler, architecture_of, distributions
+from .controllers import ArchitectureSampler, architecture_of
 from .leases import ALONE, Leases, worker_of
+from .optuna_trials import (
+    STATES,
+    attributes_of,
+    episode_of,
+    is_killed,
+    next_episode,
+    retries_of,
+    template_of,
+    trial_of,
+    values_of,
+)
 from .storage import CLOCK, open_file, open_storage, public_storage
-from .trial import COMPLETE, FAILED, KILLED, RUNNING, STOPPED, Trial
+from .trial import KILLED, Trial
 
 logger = logging.get_logger(__name__)
 
@@ -33,14 +42,6 @@ STUDY_FILE = "study.db"
 VIEW_FILE = "architectures.jsonl"
 NEXT_POOL = "choice of the next pool"  # a lease
 EARLIER_EPISODE = -1  # of results of another search
-STATES = {
-    RUNNING: TrialState.RUNNING,
-    COMPLETE: TrialState.COMPLETE,
-    STOPPED: TrialState.PRUNED,
-    FAILED: TrialState.FAIL,
-}
-# fields of `Trial` that are user attributes of Optuna's
-ATTRIBUTES = ("latency", "costs", "machine", "quality", "loss", "tokens", "seconds", "reward", "failure")
 
 
 class SearchStudy:
@@ -84,23 +85,26 @@ class SearchStudy:
         self.budget = budget
         self.objective = objective
         self.asynchronous = sampler.asynchronous = asynchronous
-        self.worker_timeout = worker_timeout
         self.poll_seconds = min(worker_timeout / 20, 5.0)  # until one asks again
         self.view = JsonLines(self.folder / VIEW_FILE, Trial.from_json)
         self._seconds_before = CLOCK.seconds
-        self.worker = worker_of(self.folder, None if storage is None else name)
-        self.storage = open_file(self.folder / STUDY_FILE) if storage is None else open_storage(storage)
+        if storage is None:
+            where = f"{STUDY_FILE} of output_dir={str(folder)!r}"
+            self.worker, self.storage = worker_of(self.folder, None), open_file(self.folder / STUDY_FILE)
+        else:
+            where = f"study_name={name!r} in storage={public_storage(storage)!r}"
+            self.worker, self.storage = worker_of(self.folder, name), open_storage(storage)
         self.leases = Leases(self.storage, name, self.worker, worker_timeout)
         try:
             if storage is not None:
                 self.leases.workers.start()
-            where = f"output_dir={str(folder)!r}"
-            if storage is not None:
-                where = f"study_name={name!r} in storage={public_storage(storage)!r}"
             self._refuse_other_search(configuration, where)
-            directions = ["maximize"] if objective == "reward" else ["maximize", "minimize"]
             self.study = optuna.create_study(
-                storage=self.storage, study_name=name, sampler=sampler, directions=directions, load_if_exists=True
+                storage=self.storage,
+                study_name=name,
+                sampler=sampler,
+                directions=["maximize"] if objective == "reward" else ["maximize", "minimize"],
+                load_if_exists=True,
             )
             self._study_id = self.storage.get_study_id_from_name(name)
             self._restore(where)
@@ -131,18 +135,18 @@ class SearchStudy:
         lost = [number for number, trial in lines.items() if known.get(number) != trial.architecture]
         if not lost:
             return
-        if self.worker != ALONE:
+        count = len(self._frozen())
+        if self.worker != ALONE or min(lost) < count:
             raise ValueError(
                 f"output_dir={str(self.folder)!r} holds {len(lost)} measured architecture(s) that {where} does not "
                 "have; choose another output_dir, and hand them over with warm_start."
             )
         logger.warning(f"{len(lost)} trial(s) that {STUDY_FILE} does not have are taken from {self.view.path}.")
-        last = lines[max(lines)]
-        for number in range(len(self._frozen()), last.number + 1):
+        for number in range(count, max(lines) + 1):
             if number in lines:
-                self._add(lines[number])
+                self._create(lines[number])
             else:  # it was running: its architecture is chosen again
-                self._create(RUNNING, {"episode": last.episode, "pool": "restored", "worker": self.worker})
+                self._create(None, episode=lines[max(lines)].episode, pool="restored", worker=self.worker)
 
     # ---- asking ----
 
@@ -159,71 +163,66 @@ class SearchStudy:
             The pool that this worker has begun and not finished, all of it; or new trials of one episode; none when
             the search has ended; None while others must finish first: ask again.
         """
+        if not (plan := self._plan(count, num_episodes)):
+            return None if plan is None else []
         if not self.leases.acquire(NEXT_POOL):
             return None
-        pool = self._next_pool(count, num_episodes)
-        return pool if self.leases.release(NEXT_POOL) else None
-
-    def _next_pool(self, count: int, num_episodes: int) -> list[Trial] | None:
-        alive = self.leases.workers.alive()
-        for trial in self._frozen():
-            worker = trial.user_attrs["worker"] if trial.state == TrialState.RUNNING else self.worker
-            if alive.get(worker) is False:
-                logger.warning(f"worker {worker} is gone; its #{trial.number} is tried again.")
-                self._kill(trial)
-        trials = self._frozen()
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        mine = next((trial for trial in running if trial.user_attrs["worker"] == self.worker), None)
-        episode = self._next_episode(trials) if mine is None else _episode(mine)
-        if mine is None and episode >= num_episodes:
-            return None if running else []
-        if mine is None and not self.asynchronous and any(_episode(trial) < episode for trial in running):
+        plan, running = self._plan(count, num_episodes), self._running()  # others may have asked in the meantime
+        pool = self._fill(**plan) if plan else None
+        if not self.leases.release(NEXT_POOL) or (running and not pool):
             return None
-        pool = f"{len(trials):04d}" if mine is None else mine.user_attrs["pool"]
-        others = [trial for trial in trials if not is_killed(trial) and trial.user_attrs.get("pool") != pool]
-        places = self.sampler.candidates_per_episode - sum(_episode(trial) == episode for trial in others)
+        return pool
+
+    def _plan(self, count: int, num_episodes: int) -> dict[str, Any] | None:
+        """What `_fill` is to make; empty at the end of the search, None while that depends on others."""
+        alive = self.leases.workers.alive()
+        for trial in self._running():
+            if alive.get(trial.user_attrs["worker"]) is False:
+                logger.warning(f"worker {trial.user_attrs['worker']} is gone; its #{trial.number} is tried again.")
+                self._kill(trial)
+        trials = [trial for trial in self._frozen() if not is_killed(trial)]
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        mine = next((trial.user_attrs for trial in running if trial.user_attrs["worker"] == self.worker), None)
+        episode = next_episode(self._frozen(), self.sampler.candidates_per_episode) if mine is None else mine["episode"]
+        pool = f"{len(self._frozen()):04d}" if mine is None else mine["pool"]
+        if mine is None and episode >= num_episodes:
+            return None if running else {}
+        if mine is None and not self.asynchronous and any(episode_of(trial) < episode for trial in running):
+            return None
+        taken = sum(episode_of(trial) == episode and trial.user_attrs.get("pool") != pool for trial in trials)
         busy = {self.worker, *(trial.user_attrs["worker"] for trial in running)}
         idle = sum(alive[worker] is not False for worker in alive if worker not in busy)
+        places = self.sampler.candidates_per_episode - taken
         size = count if places - count >= idle else min(count, math.ceil(places / (idle + 1)))
-        return self._fill({"episode": episode, "pool": pool, "worker": self.worker}, size) or (None if running else [])
-
-    def _next_episode(self, trials: Sequence[FrozenTrial]) -> int:
-        """That of the newest trial until it is full, and then the one after it; or an earlier one, to try again."""
-        newest = max([0, *map(_episode, trials)])
-        full = sum(_episode(trial) == newest and not is_killed(trial) for trial in trials)
-        return min([newest + (full >= self.sampler.candidates_per_episode), *map(_episode, _retries(trials))])
+        return {"plan": {"episode": episode, "pool": pool, "worker": self.worker}, "size": size}
 
     def _fill(self, plan: Mapping[str, Any], size: int) -> list[Trial]:
         """A pool of this worker: what it lacks before its training begins is created, and its architectures chosen."""
         while True:
             trials = self._frozen()
             pool = [trial for trial in trials if plan.items() <= trial.user_attrs.items() and not is_killed(trial)]
-            unchosen = next((t for t in pool if not t.state.is_finished() and not self._is_chosen(t)), None)
-            if unchosen is not None:
-                self._choose(unchosen)
+            unchosen = [trial for trial in pool if not (trial.state.is_finished() or self._is_chosen(trial))]
+            retries = [trial for trial in retries_of(trials) if episode_of(trial) == plan["episode"]]
+            if unchosen:
+                with contextlib.suppress(UpdateFinishedTrialError):  # handed to another worker
+                    # Optuna has no public way to go on with a trial of a process that died
+                    chosen = optuna.Trial(self.study, unchosen[0]._trial_id)
+                    for name, choices in self.sampler.space.choices.items():
+                        chosen.suggest_categorical(name, choices)
                 continue
             begun = any("latency" in trial.user_attrs for trial in pool)
-            retry = next((trial for trial in _retries(trials) if _episode(trial) == plan["episode"]), None)
             if begun or len(pool) >= size or self.leases.holder(NEXT_POOL) != self.worker:
                 return [trial_of(trial) for trial in pool]
-            if retry is not None:
-                self._create(RUNNING, {**plan, "retry_of": retry.number}, architecture_of(retry))
+            if retries:
+                again = Trial(len(trials), plan["episode"], trial_of(retries[0]).architecture)
+                self._create(again, **plan, retry_of=retries[0].number)
             elif self.sampler.available(self.study, len(trials)):
-                self._create(RUNNING, plan)
+                self._create(None, **plan)
             else:
-                return [trial_of(trial) for trial in pool]
+                size = len(pool)
 
     def _is_chosen(self, trial: FrozenTrial) -> bool:
         return len(trial.params) == len(self.sampler.space.choices)
-
-    def _choose(self, trial: FrozenTrial) -> None:
-        if not self.sampler.available(self.study, trial.number):
-            return self._kill(trial)
-        with contextlib.suppress(UpdateFinishedTrialError):  # handed to another worker
-            # Optuna has no public way to go on with a trial of a process that died
-            chosen = optuna.Trial(self.study, trial._trial_id)
-            for name, choices in self.sampler.space.choices.items():
-                chosen.suggest_categorical(name, choices)
 
     def _kill(self, trial: FrozenTrial) -> None:
         with contextlib.suppress(UpdateFinishedTrialError):  # it was told in the meantime
@@ -234,10 +233,11 @@ class SearchStudy:
 
     def set_latency(self, number: int, latency: Latency, costs: Mapping[str, float], machine: str) -> None:
         """Keep what a trial costs: it is measured once, also if its mini-KD is interrupted."""
-        self._keep(number, {"latency": list(astuple(latency)), "costs": dict(costs), "machine": machine})
+        known = self._frozen()[number]
+        self._keep(known, replace(trial_of(known), latency=latency, costs=costs, machine=machine))
 
     def report(self, number: int, step: int, quality: float) -> None:
-        """Report the quality of a trial after ``step`` optimizer steps; a resumed mini-KD passes the same steps again."""
+        """Report the quality of a trial after ``step`` optimizer steps; a resumed mini-KD passes steps again."""
         trial = self._frozen()[number]
         if step not in trial.intermediate_values:
             with contextlib.suppress(UpdateFinishedTrialError):  # handed to another worker
@@ -249,10 +249,13 @@ class SearchStudy:
         Returns:
             Whether it counts; not so if the trial was handed to another worker.
         """
-        if not self.is_finished(trial.number):
-            self._keep(trial.number, _attributes(trial))
+        known = self._frozen()[trial.number]
+        if not known.state.is_finished():
+            self._keep(known, trial)
             with contextlib.suppress(UpdateFinishedTrialError):
-                self.study.tell(trial.number, self._values(trial), STATES[trial.state], skip_if_finished=True)
+                self.study.tell(
+                    trial.number, values_of(trial, self.objective), STATES[trial.state], skip_if_finished=True
+                )
         if is_killed(self._frozen()[trial.number]):
             logger.warning(
                 f"#{trial.number} was handed to another worker, as this one gave no sign of life for "
@@ -269,46 +272,35 @@ class SearchStudy:
         known = {architecture_of(trial) for trial in self._frozen() if not is_killed(trial)}
         for trial in trials:
             if trial.architecture not in known and self.leases.holder(NEXT_POOL) == self.worker:
-                self._add(replace(trial, episode=EARLIER_EPISODE))
+                self._create(replace(trial, episode=EARLIER_EPISODE))
         if not self.leases.release(NEXT_POOL):
             return self.add(trials)
         self.write_view()
 
-    def _keep(self, number: int, attributes: Mapping[str, Any]) -> None:
+    def _keep(self, known: FrozenTrial, trial: Trial) -> None:
         """Write what is new of a running trial, and by how much it misses limits."""
-        before = self._frozen()[number]
         with contextlib.suppress(UpdateFinishedTrialError):  # handed to another worker
-            for name, value in attributes.items():
-                if before.user_attrs.get(name) != value:
-                    self.storage.set_trial_user_attr(before._trial_id, name, value)
-            for name, excess in self.budget.excess(costs_of(trial_of(self._frozen()[number]))).items():
-                if name not in before.constraints:
-                    optuna.Trial(self.study, before._trial_id).set_constraint(name, excess)
+            for name, value in attributes_of(trial).items():
+                if known.user_attrs.get(name) != value:
+                    self.storage.set_trial_user_attr(known._trial_id, name, value)
+            for name, excess in self.budget.excess(costs_of(trial)).items():
+                if name not in known.constraints:
+                    optuna.Trial(self.study, known._trial_id).set_constraint(name, excess)
 
-    def _values(self, trial: Trial) -> list[Any] | None:
-        if trial.state != COMPLETE:
-            return None
-        return [trial.reward] if self.objective == "reward" else [trial.quality, 1.0 / costs_of(trial)["speedup"]]
-
-    def _add(self, trial: Trial) -> None:
-        known = {"values": self._values(trial), "intermediate_values": dict(trial.readings)}
-        known["constraints"] = self.budget.excess(costs_of(trial))
-        self._create(trial.state, {"episode": trial.episode, **_attributes(trial)}, trial.architecture, **known)
-
-    def _create(
-        self, state: str, attributes: Mapping[str, Any], architecture: Architecture | None = None, **known: Any
-    ) -> None:
-        """Create a trial with all that is known of it at once, so that nobody finds half of it."""
-        space = self.sampler.space
-        if architecture is not None:
-            known |= {"params": space.encode(architecture), "distributions": distributions(space)}
-        template = create_trial(state=STATES[state], user_attrs=dict(attributes), **known)
+    def _create(self, trial: Trial | None, **attributes: Any) -> None:
+        """Create a trial with all that is known of it at once, so that nobody finds half of it; or an empty one."""
+        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
+        if trial is not None:
+            template = template_of(trial, self.sampler.space, self.objective, self.budget, attributes)
         self.storage.create_new_trial(self._study_id, template)
 
     # ---- what is known ----
 
     def _frozen(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+    def _running(self) -> list[FrozenTrial]:
+        return [trial for trial in self._frozen() if trial.state == TrialState.RUNNING]
 
     def is_finished(self, number: int) -> bool:
         """Whether a trial has its result, or was handed to another worker."""
@@ -320,8 +312,7 @@ class SearchStudy:
 
     def running(self) -> list[Trial]:
         """All that have an architecture and no result, by number."""
-        unfinished = [trial for trial in self._frozen() if not trial.state.is_finished()]
-        return [trial_of(trial) for trial in unfinished if self._is_chosen(trial)]
+        return [trial_of(trial) for trial in self._running() if self._is_chosen(trial)]
 
     def write_view(self) -> None:
         """Bring ``architectures.jsonl`` up to date."""
@@ -358,39 +349,3 @@ class SearchStudy:
     def holder(self, what: str) -> str | None:
         """The worker that does it, or did."""
         return self.leases.holder(what)
-
-
-def trial_of(trial: FrozenTrial) -> Trial:
-    """What Optuna knows of a trial that has its architecture."""
-    told = {name: trial.user_attrs[name] for name in ATTRIBUTES if name in trial.user_attrs}
-    if trial.state != TrialState.FAIL:
-        told.pop("failure", None)  # a worker was taken for dead while it told its result
-    return Trial(
-        number=trial.number,
-        episode=_episode(trial),
-        architecture=Architecture.from_params(trial.params),
-        state=next(name for name, state in STATES.items() if state == trial.state),
-        readings=dict(trial.intermediate_values),
-        **told | {"latency": Latency(*told["latency"]) if "latency" in told else None},
-    )
-
-
-def is_killed(trial: FrozenTrial) -> bool:
-    """Whether the worker of a trial died, so that it says nothing of its architecture."""
-    return trial.state == TrialState.FAIL and trial.user_attrs.get("failure") == KILLED
-
-
-def _attributes(trial: Trial) -> dict[str, Any]:
-    latency = None if trial.latency is None else list(astuple(trial.latency))
-    values = {name: getattr(trial, name) for name in ATTRIBUTES} | {"latency": latency, "costs": dict(trial.costs)}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _episode(trial: FrozenTrial) -> int:
-    return trial.user_attrs["episode"]
-
-
-def _retries(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials of dead workers whose architectures no other trial has."""
-    taken = {None, *(architecture_of(trial) for trial in trials if not is_killed(trial))}
-    return [trial for trial in trials if is_killed(trial) and architecture_of(trial) not in taken]

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from ..utils.json_lines import JsonLines
 from ..utils.run_directory import CONFIGURATION_FILE, configuration_differences
+from .architecture import Architecture
 from .space import SearchSpace
 from .study import VIEW_FILE
 from .trial import DIVERGED, Trial
@@ -52,7 +53,10 @@ def read_warm_start(folder: str, space: SearchSpace, configuration: Mapping[str,
     trials = JsonLines(view, Trial.from_json).read()
     fit = [trial for trial in trials if trial.architecture in space and trial.failure in (None, DIVERGED)]
     logger.info(f"{len(fit)} of {len(trials)} measured architectures of {folder} are taken over.")
-    return list({trial.architecture: trial for trial in reversed(fit)}.values())[::-1]
+    first: dict[Architecture, Trial] = {}
+    for trial in fit:
+        first.setdefault(trial.architecture, trial)
+    return list(first.values())
 
 
 def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:
