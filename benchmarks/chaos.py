@@ -10,9 +10,9 @@ search, and three just before a random one of its file operations, so that rare 
 A distillation of two students in three stages is killed as often: three times in six after a random step of any stage,
 twice just before a file operation, once at a random moment. Its students' weights are compared byte by byte.
 
-A line of the ledger counts as lost if it was readable before a restart and is not there, unchanged, afterwards. An
-architecture counts as repeated if it stands in the ledger twice, or if a step of its mini-KD is made after the last
-checkpoint of that mini-KD; a stage likewise.
+A line of ``architectures.jsonl`` counts as lost if it was readable before a restart and is not there, unchanged,
+afterwards. An architecture counts as repeated if it stands there twice, or if a step of its mini-KD is made after the
+last checkpoint of that mini-KD; a stage likewise.
 
 The last line is one JSON object. The exit status is 1 if a start failed, or something was lost, repeated or differs.
 """
@@ -26,6 +26,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from typing import Any, ClassVar
 import psutil
 
 SCRIPT = Path(__file__).with_name("chaos_search.py")
-CHECKS = ("disk", "ledger", "study", "nan", "memory")
+CHECKS = ("disk", "view", "study", "nan", "memory")
 KILLS_PER_RUN = 5
 HALTS = {"operation": "--stop_at", "step": "--stop_at_step"}  # where the run itself halts, so as to be killed there
 TIME_LIMIT = 600  # seconds for one start
@@ -211,14 +212,14 @@ class Search(Run):
     """A search.
 
     Attributes:
-        lines: The ledger's lines that were readable at any time, by trial number.
+        lines: Its lines that were readable at any time, by trial number.
     """
 
     lines: dict[int, dict[str, Any]] = field(default_factory=dict)
     kills_at = ("begin", "begin", "operation", "operation", "operation", "launch")
 
-    def ledger(self) -> list[dict[str, Any]]:
-        """The readable lines of the ledger."""
+    def trials(self) -> list[dict[str, Any]]:
+        """The readable lines of ``architectures.jsonl``."""
         records = []
         for line in _text(self.folder / "architectures.jsonl").splitlines():
             with contextlib.suppress(ValueError):
@@ -226,26 +227,27 @@ class Search(Run):
         return records
 
     def look(self) -> None:
-        """Count what earlier looks at the ledger had shown and this one does not."""
-        now = {record["number"]: record for record in self.ledger()}
+        """Count what earlier looks at ``architectures.jsonl`` had shown and this one does not."""
+        now = {record["number"]: record for record in self.trials()}
         self.lost += sum(now.get(number) != record for number, record in self.lines.items())
         self.lines |= now
 
     @property
     def repeated(self) -> int:
         """Architectures that were measured a second time."""
-        architectures = [json.dumps(record["architecture"]) for record in self.ledger()]
-        pools = self.again - {"distillation"}  # the full distillation has no candidates
-        candidates = [last - first + 1 for first, last in (map(int, pool.split("-")[1:]) for pool in pools)]
-        return len(architectures) - len(set(architectures)) + sum(candidates)
+        architectures = [json.dumps(record["architecture"]) for record in self.trials()]
+        pools = [pool for name in self.again if (pool := re.fullmatch(r"\d+-(\d+)-(\d+)", name))]
+        candidates = [int(pool[2]) - int(pool[1]) + 1 for pool in pools]
+        confirmations = [name for name in self.again if name.startswith("seed_")]
+        return len(architectures) - len(set(architectures)) + sum(candidates) + len(confirmations)
 
     def outcome(self, without: Sequence[int] = ()) -> Any:
-        """The ledger and the digest of the student's weights.
+        """The trials and the digest of the student's weights.
 
         Args:
             without: Trials to leave out.
         """
-        records = [{key: value for key, value in record.items() if key != "seconds"} for record in self.ledger()]
+        records = [{key: value for key, value in record.items() if key != "seconds"} for record in self.trials()]
         return [record for record in records if record["number"] not in without], self.weights()
 
     def describe(self) -> str:
@@ -313,7 +315,7 @@ class Reference:
 
 def worst_of_last_episode(search: Search) -> int:
     """A candidate on which nothing later depends."""
-    records = search.ledger()
+    records = search.trials()
     last = [record for record in records if record["episode"] == records[-1]["episode"]]
     return min(last, key=lambda record: record["reward"])["number"]
 
@@ -470,7 +472,7 @@ class Chaos:
         victim = worst_of_last_episode(undisturbed)
         search = self.search(f"{name.replace(' ', '_')}-{processes}", processes)
         end = search.start(option, str(victim))
-        failed = [record["number"] for record in search.ledger() if record["state"] == "failed"]
+        failed = [record["number"] for record in search.trials() if record["state"] == "failed"]
         same = end.status == 0 and search.outcome(without=[victim]) == undisturbed.outcome(without=[victim])
         happened = f"trials {failed} recorded as failed, of which {victim} should be"
         said = [line for line in end.output.splitlines() if "is dropped" in line]
@@ -481,7 +483,7 @@ class Chaos:
         return Row(f"{name}, {_processes(processes)}", happened, fine, search.lost, search.repeated, same)
 
 
-def damage_ledger(folder: Path) -> str:
+def damage_view(folder: Path) -> str:
     """Tear the last line and append what is no text."""
     path = folder / "architectures.jsonl"
     content = path.read_bytes()
@@ -562,8 +564,8 @@ def main() -> int:
                     rows.append(chaos.kills(KINDS[kind], processes, share))
         if "disk" in args.checks:
             rows.append(chaos.disk())
-        if "ledger" in args.checks:
-            rows.append(chaos.damaged("tail of the ledger", damage_ledger))
+        if "view" in args.checks:
+            rows.append(chaos.damaged("tail of architectures.jsonl", damage_view))
         if "study" in args.checks:
             rows.append(chaos.damaged("study.db", damage_study))
         for processes in args.processes:

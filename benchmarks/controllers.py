@@ -1,12 +1,14 @@
-"""Race controllers on a table of measured architectures: how many evaluations until one within 1 % of the best reward?
+"""Race controllers on a table of measured architectures: how good is what each would recommend after 15 evaluations?
 
-    python benchmarks/controllers.py --preset short     # the default, the published LSTM and random: under 5 minutes
-    python benchmarks/controllers.py --preset full      # all of them, and regret against evaluations
+    python benchmarks/controllers.py --preset short     # the default against random, lstm, depth and gp: under 5 minutes
+    python benchmarks/controllers.py --preset full      # all of them, and more evaluations
     python benchmarks/controllers.py --objective pareto # how much of the front is found
 
 Every controller searches the table (benchmarks/architecture_table.csv, made by architecture_table.py) with many seeds,
-as it searches in `ArchitectureSearch`: in episodes, seeing the rewards of the episodes before. An evaluation is a
-look-up, so that only the controllers differ. The last line is one JSON object: the median number of evaluations.
+as it searches in `ArchitectureSearch`: in episodes, among what is fast enough, seeing what the episodes before showed.
+The true reward of an architecture is what a Gaussian process makes of the whole table; an evaluation adds the noise
+that was measured between seeds, and wide deep students fail. What is recommended has the highest posterior mean; its
+true regret is by how much less than the best it earns, as a share. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -16,32 +18,39 @@ import csv
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
 from tqdm.auto import tqdm
 
 from kdnas_hf import Architecture, SearchSpace
-from kdnas_hf.search import (
-    REWARDS,
-    EpsilonSchedule,
-    LatencyBudget,
-    LatencyModel,
-    Reward,
-    SearchArguments,
-    make_controller,
+from kdnas_hf.latency import Latency
+from kdnas_hf.search import REWARDS, EpsilonSchedule, Reward, SearchArguments, make_controller
+from kdnas_hf.search.controllers import (
+    CONTROLLERS,
+    EPISODE,
+    FAILURE,
+    PARETO_CONTROLLERS,
+    ArchitectureSampler,
+    architecture_of,
+    distributions,
+    posterior,
 )
-from kdnas_hf.search.controllers import PARETO_CONTROLLERS, ArchitectureSampler, architecture_of
-from kdnas_hf.search.reward import earlier_step
+from kdnas_hf.search.controllers.bayesian import ArchitectureFeatures, GaussianProcess
 from kdnas_hf.search.space import CHOICES
+from kdnas_hf.search.trial import COMPLETE, DIVERGED, Trial
 
 TABLE = Path(__file__).with_name("architecture_table.csv")
 SPACE = Path(__file__).with_name("architecture_table.yaml")
-SHORT = ("default", "lstm", "random")
-CURVE = (5, 10, 15, 20, 30, 40, 60)  # evaluations at which regret is printed
+REWARD = REWARDS["quality"]
+TEACHER = Architecture(12, 12, 384, 1536, "gelu")  # multilingual-e5-small
+SHORT = ("default", "random", "lstm", "depth", "gp")
+EVALUATIONS = {"short": 15, "full": 30}
 
 
 @dataclass(frozen=True)
@@ -59,44 +68,6 @@ class Measured:
     quality: float
     latency_ms: float
     speedup: float
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A controller with its settings.
-
-    Attributes:
-        controller: Its name in `kdnas_hf.search.CONTROLLERS`.
-        per_episode: Candidates in an episode.
-        epsilon: Of the LSTM.
-    """
-
-    controller: str
-    per_episode: int
-    epsilon: EpsilonSchedule | None = None
-
-
-def contestants(per_episode: int) -> dict[str, Contestant]:
-    """Everything that can be raced, by name."""
-    return {
-        "bayesian": Contestant("bayesian", per_episode),
-        "default": Contestant(SearchArguments().controller, per_episode),
-        "lstm": Contestant("lstm", per_episode),  # published: epsilon falls from 1 by 0.05 an episode
-        "lstm, 20 in an episode": Contestant("lstm", 20),  # as published in this too
-        "lstm, epsilon falls by 0.4": Contestant("lstm", per_episode, EpsilonSchedule(1.0, 0.4)),
-        "tpe": Contestant("tpe", per_episode),
-        "gp": Contestant("gp", per_episode),
-        "nsga2": Contestant("nsga2", per_episode),
-        "random": Contestant("random", per_episode),
-    }
-
-
-def promised_loss(row: Mapping[str, str], step: int, max_steps: int, reward: Reward) -> float:
-    """L of the reward as it looked after a step of the mini-KD; as measured where the curve was not read before it."""
-    loss, earlier = float(row[f"loss_{step}"]), earlier_step(step)
-    if f"loss_{earlier}" not in row:
-        return loss
-    return reward.extrapolate(float(row[f"loss_{earlier}"]), loss, earlier, step, max_steps)
 
 
 def read_seeds(path: Path) -> dict[Architecture, list[dict[str, str]]]:
@@ -127,70 +98,139 @@ def read_table(path: Path, reward: Reward) -> dict[Architecture, Measured]:
 
 def measured_of(row: Mapping[str, str], reward: Reward) -> Measured:
     """What a row says."""
-    steps = steps_of(row)
-    loss = promised_loss(row, steps[-1], steps[-1], reward)
-    latency, teacher = float(row["latency_ms"]), float(row["teacher_latency_ms"])
-    return Measured(reward(loss, latency, teacher), 1 - loss, latency, teacher / latency)
+    quality = 1 - float(row[f"loss_{steps_of(row)[-1]}"])
+    latency = Latency(float(row["latency_ms"]), float(row["latency_iqr_ms"]), float(row["teacher_latency_ms"]))
+    return Measured(reward(quality, latency), quality, latency.student_ms, latency.speedup)
 
 
-def describe_noise(path: Path, reward: Reward) -> str:
-    """How much rewards vary between seeds, and how well latencies are regressed, in one sentence."""
-    seeds = [[measured_of(row, reward).reward for row in rows] for rows in read_seeds(path).values() if len(rows) > 1]
-    noise = statistics.fmean(statistics.stdev(values) / statistics.fmean(values) for values in seeds)
-    latencies = {architecture: one.latency_ms for architecture, one in read_table(path, reward).items()}
-    return (
-        f"rewards of {len(seeds)} architectures vary between seeds by {noise:.1%} (standard deviation over mean); a "
-        f"regression of latency is off by {LatencyModel.fit(latencies).error:.1%} in the median"
-    )
+@dataclass(frozen=True)
+class Landscape:
+    """What is searched.
+
+    Attributes:
+        space: The search space.
+        table: What was measured.
+        truth: The true reward of each architecture: the table's, smoothed.
+        noise: Standard deviation of a reward between seeds, without what a seed does to all architectures alike.
+        speedup: How many times faster than the teacher a student must be.
+    """
+
+    space: SearchSpace
+    table: Mapping[Architecture, Measured]
+    truth: Mapping[Architecture, float]
+    noise: float
+    speedup: float
+
+    @classmethod
+    def read(cls, path: Path, space: SearchSpace, speedup: float) -> Landscape:
+        """Read a table, and smooth it."""
+        seeds = {one: [measured_of(row, REWARD).reward for row in rows] for one, rows in read_seeds(path).items()}
+        features = ArchitectureFeatures(space)(list(seeds))
+        process = GaussianProcess.fit(features, np.array([statistics.fmean(one) for one in seeds.values()]), seed=0)
+        most = max(len(rewards) for rewards in seeds.values())
+        repeated = np.array([rewards for rewards in seeds.values() if len(rewards) == most])
+        rest = repeated - repeated.mean(1, keepdims=True) - repeated.mean(0, keepdims=True) + repeated.mean()
+        noise = float(np.sqrt((rest**2).sum() / ((len(repeated) - 1) * (most - 1))))
+        truth = dict(zip(seeds, process.predict(features)[0].tolist(), strict=True))
+        return cls(space, read_table(path, REWARD), truth, noise, speedup)
+
+    def admits(self, architectures: Sequence[Architecture]) -> np.ndarray:
+        """Which are fast enough, as is known before anything is trained: ``(architectures,)``."""
+        return np.array([self.table[one].speedup >= self.speedup for one in architectures])
+
+    @staticmethod
+    def fails(architecture: Architecture) -> bool:
+        """Whether its training diverges."""
+        return architecture.hidden_size >= 384 and architecture.num_hidden_layers >= 4
+
+    @property
+    def best(self) -> float:
+        """The best true reward."""
+        able = [one for one in self.truth if self.admits([one])[0] and not self.fails(one)]
+        return max(self.truth[one] for one in able)
 
 
-def race(
-    space: SearchSpace,
-    table: Mapping[Architecture, Measured],
+def play(
+    landscape: Landscape,
     sampler: ArchitectureSampler,
-    budget: LatencyBudget,
-    enough: float,
-) -> list[float]:
-    """The rewards that a controller finds, in order, until one is enough; 0 for what misses the budget."""
-    study = optuna.create_study(sampler=sampler, direction="maximize")
-    found: list[float] = []
-    while len(found) < len(table):
-        trials = [study.ask() for _ in range(min(sampler.candidates_per_episode, len(table) - len(found)))]
-        for trial in trials:
-            for name, values in space.choices.items():
-                trial.suggest_categorical(name, values)
-        for trial in trials:
+    evaluations: int,
+    values_of: Callable[[Architecture], list[float]],
+    directions: Sequence[str] = ("maximize",),
+) -> list[Trial]:
+    """Search in episodes; the trials, fewer where the controller has no more to propose."""
+    study = optuna.create_study(sampler=sampler, directions=directions)
+    sampler.admits = landscape.admits
+    found: list[Trial] = []
+    while len(found) < evaluations:
+        episode, asked = len(found) // sampler.candidates_per_episode, []
+        for _ in range(sampler.candidates_per_episode):
+            if sampler.available(study, len(study.get_trials(deepcopy=False))):
+                trial = study.ask()
+                trial.set_user_attr(EPISODE, episode)
+                for name, distribution in distributions(landscape.space).items():
+                    assert isinstance(distribution, CategoricalDistribution)
+                    trial.suggest_categorical(name, distribution.choices)
+                asked.append(trial)
+        for trial in asked:
             architecture = architecture_of(study.get_trials(deepcopy=False)[trial.number])
             assert architecture is not None
-            measured = table[architecture]
-            for name, excess in budget.excess(measured).items():
-                trial.set_constraint(name, excess)
-            study.tell(trial, measured.reward)
-            found.append(measured.reward if budget.met_by(measured) else 0.0)
-            if found[-1] >= enough:
-                return found
+            if landscape.fails(architecture):
+                trial.set_user_attr(FAILURE, DIVERGED)
+                study.tell(trial, state=TrialState.FAIL)
+                found.append(Trial(trial.number, episode, architecture, state="failed", failure=DIVERGED))
+            else:
+                values = values_of(architecture)
+                study.tell(trial, values)
+                found.append(Trial(trial.number, episode, architecture, state=COMPLETE, reward=values[0]))
+        if not asked:
+            break
     return found
 
 
-def race_front(
-    space: SearchSpace, table: Mapping[Architecture, Measured], sampler: ArchitectureSampler, evaluations: int
-) -> list[float]:
-    """The hypervolume of the front after each evaluation of a search for it."""
-    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
-    found: list[Measured] = []
-    volumes = []
-    while len(found) < evaluations:
-        trials = [study.ask() for _ in range(sampler.candidates_per_episode)]
-        for trial in trials:
-            for name, values in space.choices.items():
-                trial.suggest_categorical(name, values)
-        for trial in trials:
-            architecture = architecture_of(study.get_trials(deepcopy=False)[trial.number])
-            assert architecture is not None
-            found.append(table[architecture])
-            study.tell(trial, [found[-1].quality, 1 / found[-1].speedup])
-            volumes.append(hypervolume(found, slowest=1 / min(one.speedup for one in table.values())))
-    return volumes
+def regret(landscape: Landscape, trials: Sequence[Trial]) -> float:
+    """By how much less than the best what is recommended truly earns, as a share of it."""
+    means = {number: mean for number, (mean, _) in posterior(landscape.space, trials).items()}
+    if not means:
+        return 1.0
+    number = max(means, key=means.__getitem__)
+    return 1 - landscape.truth[trials[number].architecture] / landscape.best
+
+
+def race(
+    landscape: Landscape, names: Sequence[str], per_episode: int, seeds: int, evaluations: int
+) -> dict[str, float]:
+    """Race controllers; the mean regret of each, and the share of the default's candidates that failed."""
+    counts = [count for count in (5, 10, 15, 20, 30) if count <= evaluations]
+    print(
+        "| controller | " + " | ".join(f"regret after {count}" for count in counts) + " | failed | seconds a search |"
+    )
+    print("| --- " * (len(counts) + 3) + "|")
+    last: dict[str, float] = {}
+    for name in names:
+        kind, _, falls = name.partition(", epsilon falls by ")
+        kind = SearchArguments().controller if kind == "default" else kind
+        regrets, failed, seconds = [], [], []
+        for seed in tqdm(range(seeds), desc=name, leave=False, disable=None):
+            epsilon = EpsilonSchedule(1.0, float(falls)) if falls else None
+            sampler = make_controller(kind, landscape.space, per_episode, seed=seed, epsilon=epsilon, teacher=TEACHER)
+            random, started = np.random.default_rng(seed), time.perf_counter()
+
+            def noisy(architecture: Architecture, random: np.random.Generator = random) -> list[float]:
+                return [landscape.truth[architecture] + landscape.noise * random.standard_normal()]
+
+            trials = play(landscape, sampler, evaluations, noisy)
+            seconds.append(time.perf_counter() - started)
+            regrets.append([regret(landscape, trials[:count]) for count in counts])
+            failed.append(statistics.fmean(trial.failure is not None for trial in trials))
+        means, errors = np.mean(regrets, axis=0), np.std(regrets, axis=0, ddof=1) / np.sqrt(seeds)
+        last |= {"failing_share": round(statistics.fmean(failed), 3)} if name == "default" else {}
+        last[name] = round(float(means[-1]), 5)
+        cells = [f"{mean:.2%} ± {error:.2%}" for mean, error in zip(means, errors, strict=True)]
+        print(
+            f"| {name} | {' | '.join(cells)} | {statistics.fmean(failed):.0%} | {statistics.fmean(seconds):.1f} |",
+            flush=True,
+        )
+    return last
 
 
 def hypervolume(found: Sequence[Measured], slowest: float) -> float:
@@ -201,28 +241,32 @@ def hypervolume(found: Sequence[Measured], slowest: float) -> float:
     return float((np.diff(edges) * quality).sum())
 
 
-def print_fronts(space: SearchSpace, table: Mapping[Architecture, Measured], per_episode: int, seeds: int) -> None:
-    """Race controllers for the Pareto front."""
-    whole = hypervolume(list(table.values()), slowest=1 / min(one.speedup for one in table.values()))
-    counts = [count for count in CURVE if count % per_episode == 0]
-    print(f"{len(table)} architectures; share of the hypervolume of their front, median of {seeds} seeds\n")
-    print(
-        "| controller | "
-        + " | ".join(f"after {count}" for count in counts)
-        + " |\n"
-        + "| --- " * (len(counts) + 1)
-        + "|"
-    )
+def race_fronts(landscape: Landscape, per_episode: int, seeds: int, evaluations: int) -> dict[str, float]:
+    """Race controllers for the Pareto front of the table, as measured; the median share of its hypervolume."""
+    table = {one: value for one, value in landscape.table.items() if not landscape.fails(one)}
+    slowest = 1 / min(one.speedup for one in landscape.table.values())
+    whole = hypervolume([one for shape, one in table.items() if landscape.admits([shape])[0]], slowest)
     last = {}
+    print("| controller | share of the front's hypervolume, median | quartiles |\n| --- | --- | --- |")
     for name in PARETO_CONTROLLERS:
-        volumes = []
+        if name in ("gp", "hand"):
+            continue
+        shares = []
         for seed in tqdm(range(seeds), desc=name, leave=False, disable=None):
-            sampler = make_controller(name, space, per_episode, seed=seed)
-            volumes.append(race_front(space, table, sampler, counts[-1]))
-        shares = np.median(volumes, axis=0) / whole
-        last[name] = [round(float(shares[count - 1]), 4) for count in counts]
-        print(f"| {name} | " + " | ".join(f"{share:.1%}" for share in last[name]) + " |", flush=True)
-    print(json.dumps(last))
+            sampler = make_controller(name, landscape.space, per_episode, seed=seed, teacher=TEACHER)
+            trials = play(
+                landscape,
+                sampler,
+                evaluations,
+                lambda one: [table[one].quality, 1 / table[one].speedup],
+                ("maximize", "minimize"),
+            )
+            found = [table[trial.architecture] for trial in trials if trial.is_complete]
+            shares.append(hypervolume(found, slowest) / whole)
+        low, median, high = quartiles(shares)
+        last[name] = round(median, 4)
+        print(f"| {name} | {median:.1%} | {low:.1%} to {high:.1%} |", flush=True)
+    return last
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
@@ -233,58 +277,33 @@ def quartiles(values: Sequence[float]) -> list[float]:
 def main() -> None:
     """Race them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", choices=("short", "full"), default="short")
+    parser.add_argument("--preset", choices=tuple(EVALUATIONS), default="short")
     parser.add_argument("--objective", choices=("reward", "pareto"), default="reward")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--space", default=str(SPACE))
-    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--per_episode", type=int, default=5, help="candidates in an episode")
-    parser.add_argument("--within", type=float, default=0.01, help="share of the best reward that may be missing")
     parser.add_argument("--speedup", type=float, default=4.0, help="hard constraint, as --speedup of a search")
     parser.add_argument("--only", nargs="+", default=None, help="names of the controllers to race")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    table = read_table(args.table, REWARDS["r2"])
-    space = SearchSpace.load(args.space)
-    if args.objective == "pareto":
-        print_fronts(space, table, args.per_episode, args.seeds)
-        return
-    budget = LatencyBudget(args.speedup)
-    rewards = [measured.reward for measured in table.values() if budget.met_by(measured)]
-    best = max(rewards)
-    target = best * (1 - args.within)
-    good = sum(reward >= target for reward in rewards)
+    landscape = Landscape.read(args.table, SearchSpace.load(args.space), args.speedup)
+    able = [one for one in landscape.truth if landscape.admits([one])[0]]
+    rewards = [landscape.truth[one] for one in able if not landscape.fails(one)]
     print(
-        f"{len(table)} architectures, {len(rewards)} of them {budget}; of these: best reward {best:.4f}, median "
-        f"{statistics.median(rewards):.4f}, {good} within {args.within:.0%} of the best; {args.seeds} seeds;\n"
-        f"{describe_noise(args.table, REWARDS['r2'])}\n",
+        f"{len(landscape.truth)} architectures, {len(able)} of them at least {args.speedup:g}x faster than the teacher, "
+        f"{len(able) - len(rewards)} of which fail; true rewards: best {max(rewards):.4f}, median "
+        f"{statistics.median(rewards):.4f}; noise {landscape.noise:.4f}; {args.seeds} seeds, means with standard errors\n",
         flush=True,
     )
-    names = args.only or (SHORT if args.preset == "short" else list(contestants(args.per_episode)))
-    curve = args.preset == "full"
-    header = ["controller", "evaluations to within", "quartiles", "seconds a search"]
-    header += [f"regret after {count}" for count in CURVE] if curve else []
-    print("| " + " | ".join(header) + " |\n" + "| --- " * len(header) + "|")
-    print(f"| oracle | 1 | 1 to 1 | 0 |{' 0.0 % |' * len(CURVE) if curve else ''}", flush=True)
-    medians = {}
-    for name in names:
-        one = contestants(args.per_episode)[name]
-        needed, regrets, seconds = [], [], []
-        for seed in tqdm(range(args.seeds), desc=name, leave=False, disable=None):
-            sampler = make_controller(one.controller, space, one.per_episode, seed=seed, epsilon=one.epsilon)
-            started = time.perf_counter()
-            found = race(space, table, sampler, budget, target)
-            seconds.append(time.perf_counter() - started)
-            needed.append(len(found))
-            so_far = np.maximum.accumulate(found + [found[-1]] * max(CURVE[-1] - len(found), 0))
-            regrets.append([1 - so_far[count - 1] / best for count in CURVE])
-        low, median, high = quartiles(needed)
-        medians[name] = median
-        row = [name, f"{median:g}", f"{low:g} to {high:g}", f"{statistics.median(seconds):.1f}"]
-        row += [f"{value:.1%}" for value in np.median(regrets, axis=0)] if curve else []
-        print("| " + " | ".join(row) + " |", flush=True)
-    print(json.dumps(medians))
+    evaluations = EVALUATIONS[args.preset]
+    if args.objective == "pareto":
+        print(json.dumps(race_fronts(landscape, args.per_episode, args.seeds, evaluations)))
+        return
+    everything = ["default", "lstm, epsilon falls by 0.4", *(name for name in CONTROLLERS if name != "hand")]
+    names = args.only or (SHORT if args.preset == "short" else everything)
+    print(json.dumps(race(landscape, names, args.per_episode, args.seeds, evaluations)))
 
 
 if __name__ == "__main__":

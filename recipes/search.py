@@ -25,6 +25,7 @@ from kdnas_hf import (
     TeacherArguments,
     TrainingSetup,
     check_search,
+    check_shapes,
     check_writable,
     document_search,
     end_processes,
@@ -37,6 +38,7 @@ from kdnas_hf import (
     split_corpus,
     tokenize_corpus,
 )
+from kdnas_hf.evaluation import TaskProbe, load_probe_data, parse_quality
 from kdnas_hf.hub import trim_students
 
 logger = logging.get_logger("kdnas_hf.recipes.search")
@@ -53,14 +55,15 @@ def main(argv: list[str] | None = None) -> None:
     check_writable(training_args.output_dir)
     space = SearchSpace.load(search_args.space)
 
-    shapes = [(size, depth) for size in space.hidden_size for depth in space.num_hidden_layers]
+    _, task = parse_quality(search_args.quality)
+    probe_data = None if task is None else load_probe_data(task, search_args.probe_data_dir)
     configuration = {"data": data_args.identity(), "teacher_revision": teacher_args.teacher_revision}
     with training_args.main_process_first(desc="teacher and text"):
         teacher = load_teacher(
             teacher_args.teacher,
             revision=teacher_args.teacher_revision,
             head=training_args.head_for_text(),
-            check=lambda teacher: training_args.start.check(teacher.hidden_size, teacher.num_layers, shapes),
+            check=lambda teacher: check_shapes(teacher, space, search_args, training_args),
         )
         check_search(teacher, space, search_args, training_args, configuration)
         corpus = load_corpus(data_args)
@@ -82,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         heldout_dataset=tokenized["heldout"],
         args=search_args,
         training_args=training_args,
+        quality=None if probe_data is None else TaskProbe(probe_data, teacher.tokenizer, data_args.max_length),
         configuration=configuration,
     )
     result = search.run()
@@ -101,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     best = result.students[0]
     logger.info(
         f"best student: {best.architecture}, {best.speedup:.1f}x faster than its teacher "
-        f"({best.latency_ms:.1f} ms against {best.teacher_latency_ms:.1f} ms), R² {best.r2:.3f} on held-out text\n"
+        f"({best.latency.student_ms:.1f} ms against {best.latency.teacher_ms:.1f} ms), {search.setting.quality.label} "
+        f"{best.quality:.3f} on held-out text\n"
         f"student: {result.folder / best.path}   report: {result.folder / 'report.md'}"
     )
 

@@ -38,10 +38,9 @@ from .hub import (
     write_model_card,
     write_scores_into_card,
 )
-from .latency import DeviceFingerprint, LatencyBenchmark, LatencyReport
+from .latency import DeviceFingerprint, Latency, LatencyBenchmark, LatencyReport
 from .search import (
     Architecture,
-    ArchitectureRecord,
     ArchitectureSearch,
     LSTMSampler,
     NASSearchCallback,
@@ -52,7 +51,9 @@ from .search import (
     SearchSpace,
     StorageError,
     StudentArguments,
+    Trial,
     check_search,
+    check_shapes,
     make_controller,
     student_config,
 )
@@ -81,7 +82,6 @@ from .version import __version__
 __all__ = [
     "EMBEDDED_TEACHER_NAME",
     "Architecture",
-    "ArchitectureRecord",
     "ArchitectureSearch",
     "Comparison",
     "CorpusSplits",
@@ -106,6 +106,7 @@ __all__ = [
     "KDNASModelCardData",
     "KDNASPreTrainedModel",
     "LSTMSampler",
+    "Latency",
     "LatencyBenchmark",
     "LatencyReport",
     "ModelCardCallback",
@@ -125,9 +126,11 @@ __all__ = [
     "TeacherArguments",
     "TeacherEmbeddings",
     "TrainingSetup",
+    "Trial",
     "__version__",
     "bf16_pays_off",
     "check_search",
+    "check_shapes",
     "check_writable",
     "count_tokens",
     "create_student",

@@ -130,7 +130,7 @@ def test_labels_are_predicted_in_the_order_of_the_examples(student, tokenizer, t
     trainer = LengthGroupingTrainer(
         model, args, eval_dataset=encoded.dataset, data_collator=collate, preprocess_logits_for_metrics=best_labels
     )
-    found = predict_labels(trainer, encoded, examples, entities.labels)
+    found = predict_labels(trainer, encoded, entities.labels)
     for number, example in enumerate(examples):
         alone = tokenizer(example.text, is_split_into_words=True, return_tensors="pt")
         with torch.no_grad():

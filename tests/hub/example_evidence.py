@@ -9,13 +9,15 @@ from kdnas_hf import StudentEvidence
 from kdnas_hf.evaluation import EvaluationResults
 from kdnas_hf.evaluation.results import FineTuningRecord, TaskScores, summarise_task
 from kdnas_hf.hub import LatencyEvidence, SearchEvidence, TrainingEvidence, record_evaluation
-from kdnas_hf.hub.evidence import CurvePoint
-from kdnas_hf.search import Architecture, ArchitectureRecord
+from kdnas_hf.hub.evidence import CurvePoint, write_search
+from kdnas_hf.latency import Latency
+from kdnas_hf.search import Architecture, Confirmation, Trial
 
 SHAPE = Architecture(
     num_hidden_layers=1, num_attention_heads=2, hidden_size=16, intermediate_size=32, hidden_act="gelu"
 )
 OTHER_SHAPES = [dataclasses.replace(SHAPE, hidden_size=8), dataclasses.replace(SHAPE, num_hidden_layers=3)]
+WIDE, RULE = (dataclasses.replace(SHAPE, intermediate_size=size) for size in (512, 64))
 DEVICE = "AMD EPYC (avx2, avx512f), 2 cores, torch 2.13.0+cpu"
 VERSIONS = {"kdnas-hf": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.23.0"}
 METHOD = f"PyTorch eager, float32, 1 x 128 tokens, 1 thread(s), models interleaved, 15 timed calls each, on {DEVICE}."
@@ -27,30 +29,45 @@ ACCURACIES = {
 }
 
 
-def example_record(number, architecture, r2, latency_ms):
-    return ArchitectureRecord(
-        number=number, episode=0, architecture=architecture, state="complete", loss=1 - r2, r2=r2,
-        latency_ms=latency_ms, latency_iqr_ms=0.1, teacher_latency_ms=80.0, speedup=80.0 / latency_ms,
-        parameters=10_000, tokens=1_000, seconds=2.0, reward=r2,
+def example_trial(number, architecture, quality, latency_ms):
+    return Trial(
+        number=number, episode=0, architecture=architecture, state="complete", latency=Latency(latency_ms, 0.1, 80.0),
+        costs={"parameters": 10_000.0, "flops": 2.5e9}, quality=quality, loss=1 - quality, readings={10: quality},
+        tokens=1_000, seconds=2.0, reward=quality,
     )  # fmt: skip
 
 
-def example_search(rank=1):
-    return SearchEvidence(
+def example_confirmation(architecture, origin, qualities, latency_ms, trial=None):
+    return Confirmation(
+        architecture=architecture, origin=origin, qualities=qualities, latency=Latency(latency_ms, 0.1, 80.0),
+        costs={"parameters": 10_000.0, "flops": 2.5e9}, trial=trial,
+    )  # fmt: skip
+
+
+def example_search(rank=1, **changes):
+    search = SearchEvidence(
         architecture=SHAPE,
         rank=rank,
         controller="lstm",
         space=240,
-        min_speedup=4.0,
+        budget={"speedup": 4.0},
         latency_method=METHOD,
-        seconds={"latency": 8.0, "mini_kd": 90.0, "distillation": 100.0, "total": 210.0},
-        records=[
-            example_record(0, SHAPE, 0.36, 10.0),
-            example_record(1, OTHER_SHAPES[0], 0.30, 5.0),
-            example_record(2, OTHER_SHAPES[1], 0.40, 20.0),
-            example_record(3, dataclasses.replace(SHAPE, hidden_act="relu"), 0.31, 11.0),
+        seconds={"design": 4.0, "latency": 8.0, "mini_kd": 90.0, "confirmation": 30.0, "distillation": 100.0,
+                 "total": 244.0},
+        trials=[
+            example_trial(0, SHAPE, 0.36, 10.0),
+            example_trial(1, OTHER_SHAPES[0], 0.30, 5.0),
+            example_trial(2, OTHER_SHAPES[1], 0.40, 20.0),
+            example_trial(3, dataclasses.replace(SHAPE, hidden_act="relu"), 0.31, 11.0),
+            Trial(4, 1, WIDE, state="failed", failure="too slow", latency=Latency(31.0, 0.1, 80.0)),
         ],
-    )
+        confirmations=[
+            example_confirmation(SHAPE, "search", (0.350, 0.352, 0.354), 10.1, trial=0),
+            example_confirmation(RULE, "teacher's width, 1 layer", (0.349, 0.350, 0.355), 10.2),
+            example_confirmation(dataclasses.replace(RULE, hidden_act="relu"), "random", (0.30, 0.303, 0.304), 9.9),
+        ],
+    )  # fmt: skip
+    return dataclasses.replace(search, **changes)
 
 
 def example_training(**changes):
@@ -86,7 +103,7 @@ def example_training(**changes):
 def example_latency(**changes):
     return dataclasses.replace(
         LatencyEvidence(
-            backend="PyTorch eager, float32", batch_size=1, sequence_length=128, threads=1, samples=15,
+            backend="PyTorch eager, float32", batch_size=1, sequence_length="128", threads=1, samples=15,
             student_ms=10.18, student_iqr_ms=0.14, teacher_ms=74.13, teacher_iqr_ms=0.61, device=DEVICE,
         ),
         **changes,
@@ -152,10 +169,7 @@ def save_example_student(folder, tokenizer, evaluation=True, **shape):
     save_tiny_student(folder, tokenizer, **shape)
     evidence = folder / "evidence"
     evidence.mkdir()
-    search = dataclasses.asdict(example_search())
-    records = search.pop("records")
-    (evidence / "architectures.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (evidence / "search.json").write_text(json.dumps(search))
+    write_search(folder, example_search())
     (evidence / "training.json").write_text(json.dumps(dataclasses.asdict(example_training())))
     (evidence / "latency.json").write_text(json.dumps([dataclasses.asdict(example_latency())]))
     if evaluation:

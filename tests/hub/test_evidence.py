@@ -17,14 +17,17 @@ from kdnas_hf import (
     DataArguments,
     DistillationTrainingArguments,
     LatencyBenchmark,
+    SearchArguments,
+    SearchResult,
     StudentEvidence,
     TeacherArguments,
     TrainingSetup,
 )
 from kdnas_hf.evaluation import EvaluationResults
-from kdnas_hf.hub import record_evaluation, record_latency, record_training
+from kdnas_hf.hub import record_evaluation, record_latency, record_search, record_training
 from kdnas_hf.hub.evidence import teacher_license, training_curve, training_seconds
 from kdnas_hf.latency import DeviceFingerprint, LatencyMeasurement, LatencyReport
+from kdnas_hf.search import Budget, DistilledStudent
 
 
 def make_args(folder, **changes):
@@ -40,7 +43,7 @@ def test_evidence_is_read_back_as_it_was_written(student):
     evidence = StudentEvidence.load(student)
     assert evidence.training == example_training()
     assert evidence.search == example_search()
-    assert evidence.search.record.r2 == 0.36
+    assert evidence.search.shape.quality == pytest.approx(0.352)
     assert evidence.latency == [example_latency()]
     (evaluation,) = evidence.evaluations
     assert evaluation == example_evaluation()
@@ -196,11 +199,55 @@ def test_latency_is_that_of_teacher_and_student_side_by_side(student, teacher):
     (student / "evidence" / "latency.json").unlink()
     measure_latency(student, teacher, LatencyBenchmark(sequence_length=8, repeats=3, warmup=0))
     (row,) = StudentEvidence.load(student).latency
-    assert (row.sequence_length, row.samples) == (8, 3)
+    assert (row.sequence_length, row.samples) == ("8", 3)
     assert row.teacher_ms > row.student_ms > 0  # four layers of 32 against one of 16
 
 
-def test_search_evidence_knows_its_own_record_by_its_shape():
+def test_search_evidence_knows_its_own_figures_and_comparison_by_its_shape():
     search = example_search()
-    assert dataclasses.replace(search, records=[]).record is None
-    assert search.record.number == 0
+    assert search.shape is search.comparison.winner is search.confirmations[0]
+    assert search.is_confirmed
+    other = dataclasses.replace(search, architecture=search.trials[1].architecture)
+    assert (other.shape.trial, other.shape.quality, other.is_confirmed, other.comparison) == (1, 0.30, False, None)
+    failed = dataclasses.replace(search, architecture=search.trials[4].architecture)
+    assert failed.shape is None
+    rule = dataclasses.replace(search, architecture=search.confirmations[1].architecture)  # the search had none like it
+    assert rule.shape is search.confirmations[1]
+    assert rule.comparison.verdict == "tie"
+    assert search.constraint == Budget(4.0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "quality", "label"),
+    [
+        ({"1": 0.4}, "heldout", "R²"),
+        ({}, "heldout", "1 - L"),
+        ({"1": 0.4}, "probe:intents", "intents probe"),
+        ({}, "probe:tasks/mine.yaml", "mine probe"),
+    ],
+)
+def test_how_a_shape_was_found_is_kept_as_the_search_tells_it(student, tmp_path, layers, quality, label):
+    search = example_search()
+    found, other = (
+        DistilledStudent(
+            path="student", architecture=shape, quality=0.4, loss=0.6, quality_per_layer=layers,
+            latency=search.trials[0].latency, costs={}, tokens=1, reward=0.4,
+        )
+        for shape in (search.architecture, search.trials[1].architecture)
+    )  # fmt: skip
+    result = SearchResult(tmp_path, search.trials, search.confirmations, [other, found], "timed so.", {"total": 3.0})
+    (tmp_path / "pareto.png").write_bytes(b"plot")
+    args = SearchArguments(controller="random", speedup=4.0, latency_budget="5ms", quality=quality)
+    record_search(student, result, found, args, space=12)
+    evidence = StudentEvidence.load(student).search
+    assert evidence == dataclasses.replace(
+        search, rank=2, controller="random", space=12, budget={"speedup": 4.0, "latency_ms": 5.0},
+        latency_method="timed so.", seconds={"total": 3.0}, label=label,
+    )  # fmt: skip
+    assert (student / "evidence" / "pareto.png").read_bytes() == b"plot"
+    assert label in evidence.comparison.sentence
+    lines = (student / "evidence" / "architectures.jsonl").read_text().splitlines()
+    assert [json.loads(line)["speedup"] for line in lines] == [trial.speedup for trial in search.trials]
+    (student / "evidence" / "architectures.jsonl").write_text("{")
+    with pytest.raises(ValueError, match=r"architectures\.jsonl is damaged"):
+        StudentEvidence.load(student)

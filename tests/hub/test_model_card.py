@@ -149,12 +149,51 @@ def test_shapes_that_differ_by_layer_are_shown_layer_by_layer(config):
 
 def test_a_student_off_the_front_is_shown_beside_it(config):
     search = example_search()
-    worse = dataclasses.replace(search, architecture=search.records[3].architecture, rank=2)
+    worse = dataclasses.replace(search, architecture=search.trials[3].architecture, rank=2)
     text = sections(render_card(example_evidence(config, search=worse)))["Architecture"]
     assert "number 2 by reward" in text
     assert "and this student, which is not on it" in text
     assert "| **1x16 heads 2 ffn 32 relu** | **0.310** |" in text
     assert text.count("**0.") == 1
+
+
+def test_a_shape_is_shown_with_the_figures_of_its_confirmation(config):
+    text = sections(render_card(example_evidence(config)))["Architecture"]
+    assert "R² 0.3520 ± 0.0020 (standard deviation over seeds), 10.10 ms, 7.92x." in text
+    assert "| **1x16 heads 2 ffn 32 gelu** | **0.352** | **10.10** | **7.92x** |" in text
+    assert "0.360" not in text  # the search's luckiest reading
+    assert "(teacher's width, 1 layer), at equal latency: a tie." in text
+    assert "1 too slow" in text
+    assert "The controller did not choose it" not in text
+
+
+def test_a_shape_that_was_not_measured_again_is_said_to_be_lucky(config):
+    text = sections(render_card(example_evidence(config, search=example_search(confirmations=[]))))["Architecture"]
+    assert "is partly luck: it was not measured again." in text
+    assert "It was not compared with rules of thumb." in text
+    assert "±" not in text
+    one = [dataclasses.replace(found, qualities=found.qualities[:1]) for found in example_search().confirmations]
+    text = sections(render_card(example_evidence(config, search=example_search(confirmations=one))))["Architecture"]
+    assert "each of 1 further seed(s)" in text
+    assert "at equal latency: one seed decides nothing." in text
+    assert "standard deviation" not in text
+
+
+@pytest.mark.parametrize(("number", "what"), [(1, "a rule of thumb, teacher's width, 1 layer"), (2, "a random shape")])
+def test_a_shape_that_the_controller_did_not_choose_is_not_said_to_be_chosen(config, number, what):
+    search = example_search()
+    search = dataclasses.replace(search, architecture=search.confirmations[number].architecture)
+    text = sections(render_card(example_evidence(config, search=search)))["Architecture"]
+    assert f"The controller did not choose it: it is {what}, which was measured beside the best candidates." in text
+    assert "The best shape of the search" not in text
+
+
+def test_quality_that_is_not_r2_is_not_called_so_and_without_a_budget_none_is_named(config):
+    search = example_search(label="quality", budget={})
+    text = sections(render_card(example_evidence(config, search=search)))["Architecture"]
+    assert "R²" not in text
+    assert "could win" not in text
+    assert "| architecture | quality |" in text
 
 
 def test_siblings_are_pointed_to(config):

@@ -1,6 +1,5 @@
 """Publishing over HTTP with the real client: whole or not at all, resumed, and refused with the remedy."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -14,7 +13,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from kdnas_hf import PublishArguments, publish
 from kdnas_hf.hub import PublicationError, students_by_budget
-from kdnas_hf.search import DistilledStudent, LatencyBudget
+from kdnas_hf.latency import Latency
+from kdnas_hf.search import Budget, DistilledStudent
 
 
 @pytest.fixture
@@ -192,33 +192,33 @@ def run(tmp_path, tokenizer):
     folder = tmp_path / "run"
     folder.mkdir()
     found = []
-    for name, r2, speedup in (("student", 0.6, 5.0), ("student_2", 0.5, 8.0), ("student_3", 0.4, 7.5)):
+    for name, quality, speedup in (("student", 0.6, 5.0), ("student_2", 0.5, 8.0), ("student_3", 0.4, 7.5)):
         save_example_student(folder / name, tokenizer)
         found.append(
             DistilledStudent(
-                path=name, architecture=SHAPE, loss=1 - r2, r2=r2, r2_per_layer={}, latency_ms=1.0, latency_iqr_ms=0.1,
-                teacher_latency_ms=speedup, speedup=speedup, parameters=1, tokens=1, reward=r2,
+                path=name, architecture=SHAPE, loss=1 - quality, quality=quality, quality_per_layer={},
+                latency=Latency(1.0, 0.1, speedup), costs={"parameters": 1}, tokens=1, reward=quality,
             )
         )  # fmt: skip
-    (folder / "distillation.json").write_text(json.dumps([dataclasses.asdict(student) for student in found]))
+    (folder / "distillation.json").write_text(json.dumps([student.to_dict() for student in found]))
     return folder
 
 
 def test_each_budget_gets_the_student_that_explains_most_within_it(run):
-    found = students_by_budget(run, [LatencyBudget(speedup) for speedup in (2, 4, 7, 10)])
+    found = students_by_budget(run, [Budget(speedup) for speedup in (2, 4, 7, 10)])
     # the first student meets 2x and 4x, and is listed for the harder one; nobody is ten times faster
     assert [(one.budget, one.path.name) for one in found] == [
-        (LatencyBudget(4), "student"),
-        (LatencyBudget(7), "student_2"),
+        (Budget(4), "student"),
+        (Budget(7), "student_2"),
     ]
-    slowest = max(one.student.latency_ms for one in found)
-    assert [one.path.name for one in students_by_budget(run, [LatencyBudget(latency_ms=slowest)])] == ["student"]
+    slowest = max(one.student.latency.student_ms for one in found)
+    assert [one.path.name for one in students_by_budget(run, [Budget(latency_ms=slowest)])] == ["student"]
     with pytest.raises(PublicationError, match="at most .* ms; .* larger latency_budgets"):
-        students_by_budget(run, [LatencyBudget(latency_ms=0.01)])
+        students_by_budget(run, [Budget(latency_ms=0.01)])
     with pytest.raises(PublicationError, match="smaller speedup_budgets"):
-        students_by_budget(run, [LatencyBudget(100)])
+        students_by_budget(run, [Budget(100)])
     with pytest.raises(FileNotFoundError, match="finished search"):
-        students_by_budget(run / "student", [LatencyBudget(2)])
+        students_by_budget(run / "student", [Budget(2)])
 
 
 def test_all_budgets_become_repositories_that_point_to_each_other_and_a_collection(hub, api, run):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,12 @@ from kdnas_hf.latency import (
     LatencyReport,
     NoisyMeasurementError,
     TorchRunner,
+    describe_lengths,
+    parse_lengths,
+    shares_of,
     stand_in,
 )
+from kdnas_hf.latency import benchmark as benchmark_module
 from tiny_teacher import make_teacher_model
 
 
@@ -142,9 +147,16 @@ def test_a_torch_runner_compiles():
 def test_impossible_precisions_and_devices_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="precision='int4' is unknown; choose from float32"):
         TorchRunner(make_teacher_model(layers=1), "int4")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="torch sees no CUDA device; choose 'cpu'"):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=r"device='cuda': torch sees no CUDA device.*'cpu'"):
         TorchRunner(make_teacher_model(layers=1), device="cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"device='cuda:2': torch sees 2 CUDA device"):
+        LatencyBenchmark(device="cuda:2")
+    for device in ("tpu", "cuda:", "cuda:x", "gpu:0", ""):
+        with pytest.raises(ValueError, match=f"device='{device}' is unknown; choose cpu, cuda"):
+            LatencyBenchmark(device=device)
+    assert LatencyBenchmark(device="cuda:1").device == "cuda:1"
 
 
 def test_a_sequence_that_a_model_cannot_read_is_refused():
@@ -208,6 +220,99 @@ def test_stand_in_leaves_the_global_random_state():
     torch.manual_seed(3)
     stand_in(XLMRobertaModel, make_teacher_model().config)
     torch.testing.assert_close(torch.rand(2), expected)
+
+
+class MillisecondPerToken:
+    """A runner on a clock of its own: calls take a millisecond for each token. It notes which lengths it read."""
+
+    config = XLMRobertaConfig(vocab_size=50)
+    libraries = {}
+    threads = None
+    backend = "scripted"
+
+    def __init__(self, monkeypatch, device="cpu"):
+        self.device = device
+        self.calls = []
+        self.now = 0.0
+        monkeypatch.setattr(benchmark_module, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def prepare(self, input_ids, attention_mask):
+        tokens = input_ids.shape[1]
+
+        def call():
+            self.calls.append(tokens)
+            self.now += tokens / 1000
+
+        return call
+
+
+def test_the_latency_of_several_lengths_is_the_weighted_mean_of_their_medians(monkeypatch):
+    runner = MillisecondPerToken(monkeypatch)
+    benchmark = LatencyBenchmark(
+        sequence_length={4: 3, 12: 1}, batch_size=2, repeats=4, warmup=1, calls_per_turn=3, max_spread=None
+    )
+    report = benchmark.measure({"student": runner})
+    # a round to warm up; a turn of each length with a call that is not counted, and the rest of four
+    assert runner.calls == [4, 12, *[4] * 4, *[12] * 4, *[4] * 2, *[12] * 2]
+    measured = report.measurements["student"]
+    assert measured.samples == 4
+    assert measured.median_ms == pytest.approx(0.75 * 4 + 0.25 * 12)  # all calls together have a median of 8
+    assert report.tokens_per_second("student") == pytest.approx(2 * 1000)
+    assert "2 x 4 (75%) / 12 (25%) tokens, mean of the medians weighted by these shares" in report.describe_method()
+    assert report.describe_method().startswith("scripted, 2 x 4 (75%)")
+    assert "2 x 4 (75%) / 12 (25%) tokens" in benchmark.describe_method()
+    assert json.loads(report.to_json())["sequence_length"] == {"4": 3, "12": 1}
+
+
+def test_quantiles_of_several_lengths_are_averaged_by_their_shares():
+    short, long = [0.001, 0.002, 0.003, 0.004, 0.1], [0.01, 0.02, 0.03, 0.04, 1.0]
+    mixed = LatencyMeasurement.from_seconds([short, long], shares=[0.25, 0.75])
+    alone = [LatencyMeasurement.from_seconds(one) for one in (short, long)]
+    for name in ("median_ms", "iqr_ms", "p95_ms"):
+        expected = 0.25 * getattr(alone[0], name) + 0.75 * getattr(alone[1], name)
+        assert getattr(mixed, name) == pytest.approx(expected)
+
+
+def test_in_throughput_calls_do_not_wait_for_each_other(monkeypatch):
+    events = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append(device))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    runner = MillisecondPerToken(monkeypatch, "cuda:0")
+    how = {"sequence_length": 5, "repeats": 2, "warmup": 0, "calls_per_turn": 2, "max_spread": None, "device": "cuda:0"}
+    waiting = LatencyBenchmark(**how).measure({"student": runner})
+    assert (len(runner.calls), len(events)) == (3, 3)  # one is not counted
+    queued = LatencyBenchmark(**how, throughput=True).measure({"student": runner})
+    assert (len(runner.calls), len(events)) == (3 + 6, 3 + 3)
+    assert set(events) == {"cuda:0"}
+    for report in (waiting, queued):  # the time of one call
+        assert report.measurements["student"].median_ms == pytest.approx(5)
+    assert "throughput of calls that do not wait for each other" in queued.describe_method()
+    assert "throughput" not in waiting.describe_method()
+    assert "on a card" in queued.describe_method()
+
+
+def test_lengths_as_they_are_written():
+    assert parse_lengths(["128"]) == {128: 1.0}
+    assert parse_lengths(["16:3", "128", "64:0.5"]) == {16: 3.0, 128: 1.0, 64: 0.5}
+    assert shares_of({16: 3, 128: 1}) == {16: 0.75, 128: 0.25}
+    assert shares_of(64) == {64: 1.0}
+    assert (describe_lengths(64), describe_lengths({16: 3, 128: 1})) == ("64", "16 (75%) / 128 (25%)")
+    for text in ("short", "16:x", "1.5", ":3"):
+        with pytest.raises(ValueError, match="sequence_length=.*must be lengths like 128, or 16:3 128:1"):
+            parse_lengths([text])
+
+
+@pytest.mark.parametrize("lengths", [{}, {0: 1.0}, {-4: 1.0, 8: 1.0}])
+def test_lengths_that_are_not_positive_are_refused(lengths):
+    with pytest.raises(ValueError, match="sequence_length=.*must be at least 1"):
+        LatencyBenchmark(sequence_length=lengths)
+
+
+@pytest.mark.parametrize("weight", [0, -1.0, float("inf"), float("nan")])
+def test_weights_that_are_not_positive_are_refused(weight):
+    with pytest.raises(ValueError, match="sequence_length=.*has a weight that is not positive"):
+        LatencyBenchmark(sequence_length={8: 1.0, 16: weight})
 
 
 @pytest.mark.parametrize("field", ["batch_size", "sequence_length", "threads", "repeats", "calls_per_turn", "attempts"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from tiny_teacher import make_teacher_model, make_texts
 
@@ -74,7 +74,7 @@ def test_search_ends_with_a_student_that_loads_and_a_card(recipe, settings, tmp_
     assert model(**tokenizer("bap dat", return_tensors="pt")).last_hidden_state.isfinite().all()
     card = (student / "README.md").read_text()
     (measured,) = json.loads((Path(settings["output_dir"]) / "distillation.json").read_text())
-    assert f"| {measured['r2']:.3f} |" in card
+    assert f"| {measured['quality']:.3f} |" in card
     assert "Scores on downstream tasks were not measured." in card
     assert str(tmp_path) not in card  # no local paths
     assert "base_model" not in card  # a local teacher has no place on the Hub
@@ -145,7 +145,8 @@ def test_two_processes_measure_what_one_measures(settings, tmp_path):
     ("changes", "message"),
     [
         ({"num_episode": 3}, "did you mean num_episodes?"),
-        ({"controller": "lsmt"}, "choose from bayesian, lstm, tpe, gp, nsga2, random"),
+        ({"controller": "lsmt"}, "did you mean 'lstm'"),
+        ({"quality": "heldut"}, "quality='heldut' is unknown"),
         ({"layer_mapping": "unifrom"}, "did you mean 'uniform'"),
         ({"layer_mapping": "1:9"}, "teacher layer 9, but the teacher has layers 1 to 4"),
         ({"space": "tiny"}, "neither a preset"),
@@ -162,6 +163,37 @@ def test_bad_input_is_refused_with_the_remedy(recipe, settings, tmp_path, change
     assert not (Path(settings["output_dir"]) / "study.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speedup": 4, "speedup_budgets": [2]}, "speedup_budgets=2 is wider than speedup=4"),
+        ({"max_parameters": 100}, "no architecture of the space meets the budget .*or a larger max_parameters"),
+        ({"max_size_mb": 0.001}, "no architecture of the space meets the budget"),
+        ({"max_flops": 1.0}, "no architecture of the space meets the budget"),
+        ({"max_memory_mb": -1}, "memory_mb=-1 must be positive"),
+        ({"epsilon_decay": 0.2}, "epsilon_decay=0.2 is an option of controller=lstm"),
+        ({"controller": "hand"}, "controller='hand' and hand=None"),
+        ({"controller": "hand", "hand": "HAND"}, "entry 2 .* is not in the search space"),
+        ({"quality": "probe:nothing"}, "quality=probe:nothing: .*nothing"),
+        ({"quality": "probe:wikiann", "probe_data_dir": "/nowhere"}, "quality=probe:wikiann: .*nowhere"),
+        ({"latency_lengths": ["8:x"]}, "must be lengths like 128"),
+        ({"latency_device": "cuda:9"}, "device='cuda:9'"),
+    ],
+)
+def test_bad_budgets_lists_and_probes_are_one_line_before_the_teacher_is_loaded(
+    recipe, settings, tmp_path, changes, message, monkeypatch
+):
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    hand = tmp_path / "hand.yaml"
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 16}
+    hand.write_text(yaml.safe_dump([shape, shape | {"hidden_size": 64}]))
+    changes = {name: str(hand) if value == "HAND" else value for name, value in changes.items()}
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        recipe.main([write(settings, tmp_path, **changes)])
+    assert "\n" not in str(error.value)
+    assert not (Path(settings["output_dir"]) / "config.yaml").exists()
+
+
 def test_spaces_that_cannot_be_are_refused(recipe, settings, tmp_path):
     Path(settings["space"]).write_text(
         "num_hidden_layers: [1]\nnum_attention_heads: [3]\nhidden_size: [8]\nintermediate_size: [16]\n"
@@ -172,7 +204,7 @@ def test_spaces_that_cannot_be_are_refused(recipe, settings, tmp_path):
         "num_hidden_layers: [1]\nnum_attention_heads: [2]\nhidden_size: [8]\nintermediate_size: [16]\n"
         "hidden_act: [gleu]\n"
     )
-    with pytest.raises(ValueError, match="Did you mean 'gelu'"):
+    with pytest.raises(ValueError, match="did you mean 'gelu'"):
         recipe.main([write(settings, tmp_path)])
 
 
@@ -195,8 +227,10 @@ def test_empty_corpus_and_wrong_column_are_refused(recipe, settings, tmp_path):
 
 def test_a_run_directory_of_another_configuration_is_refused(recipe, settings, tmp_path):
     recipe.main([write(settings, tmp_path), "--num_episodes", "1"])
-    with pytest.raises(ValueError, match=r"search\.num_episodes: 1 there, 2 now"):
-        recipe.main([write(settings, tmp_path)])
+    with pytest.raises(ValueError, match=r"search\.mini_kd_epochs: 1 there, 2 now"):
+        recipe.main([write(settings, tmp_path), "--mini_kd_epochs", "2"])
+    recipe.main([write(settings, tmp_path), "--num_episodes", "2"])  # goes on
+    assert len(lines(settings["output_dir"])) == 4
 
 
 def test_errors_are_one_message_without_a_traceback(settings, tmp_path):
@@ -238,7 +272,7 @@ def test_published_configuration_is_the_published_recipe():
     values = yaml.safe_load((ROOT / "recipes" / "configs" / "published.yaml").read_text())
     expected = {
         "num_episodes": 15, "candidates_per_episode": 20, "proxy_fraction": 0.3, "mini_kd_epochs": 5,
-        "reward": "published",
+        "reward": "published", "confirm": 0,
         "layer_mapping": "uniform+last", "projection": "shared", "hidden_state_normalization": "none",
         "student_init": "random", "controller": "lstm", "epsilon_start": 1.0, "epsilon_decay": 0.05, "space": "kdnas",
     }  # fmt: skip

@@ -1,8 +1,7 @@
 """Trials and confirmations for the tests of the study, the controllers and the report."""
 
 from kdnas_hf.latency import Latency
-from kdnas_hf.search import Architecture, SearchSpace
-from kdnas_hf.search.trial import Trial
+from kdnas_hf.search import Architecture, Confirmation, SearchSpace, Trial
 
 SPACE = SearchSpace.from_dict(
     {
@@ -40,3 +39,9 @@ def trial(number, architecture=None, quality=0.3, latency=10.0, state="complete"
         "reward": (quality if reward is None else reward) if is_trained else None,
     }
     return Trial(number, episode, architecture or Architecture(1, 2, 8, 16, "gelu"), state, **figures | values)
+
+
+def confirmation(architecture, origin="search", qualities=(0.30, 0.32), latency=10.0, **values):
+    return Confirmation(
+        architecture=architecture, origin=origin, qualities=qualities, latency=Latency(latency, 0.1, 40.0), **values
+    )

@@ -1,5 +1,7 @@
 """The regression of latency: it predicts what it has not seen, and says how well."""
 
+import csv
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -7,6 +9,9 @@ import pytest
 
 from kdnas_hf.search import Architecture, SearchSpace
 from kdnas_hf.search.latency_model import LatencyModel
+
+NUMBERS = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+TABLE = Path(__file__).parents[2] / "benchmarks" / "architecture_table.csv"
 
 SPACE = SearchSpace.from_dict(
     {
@@ -32,18 +37,34 @@ def measured(count, noise=0.0, seed=0):
     return {one: latency_of(one) * float(np.exp(generator.normal(0, noise))) for one in chosen}
 
 
+def error_of(model):
+    return np.median(np.abs(model.errors))
+
+
 def test_unmeasured_architectures_are_predicted():
     latencies = measured(20)
     model = LatencyModel.fit(latencies)
     others = [one for one in SPACE if one not in latencies]
     assert model(others) == pytest.approx([latency_of(one) for one in others], rel=0.01)
-    assert model.error < 0.01
+    assert error_of(model) < 0.01
 
 
 def test_the_error_is_that_of_what_was_left_out():
     noisy = LatencyModel.fit(measured(20, noise=0.1))
-    assert 0.02 < noisy.error < 0.2
-    assert LatencyModel.fit(measured(20, noise=0.02)).error < noisy.error
+    assert 0.02 < error_of(noisy) < 0.2
+    assert error_of(LatencyModel.fit(measured(20, noise=0.02))) < error_of(noisy)
+
+
+def test_errors_and_margin_are_of_fits_without_each():
+    latencies = measured(12, noise=0.1)
+    errors = []
+    for left_out, latency in latencies.items():
+        others = LatencyModel.fit({one: value for one, value in latencies.items() if one != left_out})
+        errors.append(others([left_out])[0] / latency - 1)
+    model = LatencyModel.fit(latencies)
+    assert model.errors == pytest.approx(errors)
+    assert model.margin == pytest.approx(max(np.quantile(errors, 0.95), 0.0))
+    assert LatencyModel(model.activations, model.costs, np.array([-0.3, -0.1])).margin == 0.0
 
 
 def test_an_activation_that_was_never_measured_is_taken_for_a_known_one():
@@ -52,6 +73,31 @@ def test_an_activation_that_was_never_measured_is_taken_for_a_known_one():
     relu = next(one for one in SPACE if one.hidden_act == "relu")
     twin = next(one for one in SPACE if one.hidden_act == "gelu" and str(one)[:-4] == str(relu)[:-4])
     assert model([relu])[0] == pytest.approx(model([twin])[0])
+
+
+def test_the_margin_is_what_few_of_those_that_were_left_out_exceed():
+    latencies = measured(40, noise=0.05)
+    model = LatencyModel.fit(latencies)
+    too_much = []
+    for left_out, latency in latencies.items():
+        rest = LatencyModel.fit({one: value for one, value in latencies.items() if one != left_out})
+        too_much.append(rest([left_out])[0] / latency - 1)
+    assert model.errors == pytest.approx(too_much)
+    assert model.error == pytest.approx(np.median(np.abs(too_much)))
+    assert sum(error > model.margin for error in too_much) == 2
+    assert LatencyModel.fit(measured(20)).margin < 0.01
+
+
+def test_latencies_of_real_students_are_predicted_within_a_few_per_cent():
+    latencies = {}
+    with TABLE.open() as file:
+        for row in csv.DictReader(file):
+            numbers = [int(row[name]) for name in NUMBERS]
+            latencies[Architecture(*numbers, row["hidden_act"])] = float(row["latency_ms"])
+    assert len(latencies) > 100
+    model = LatencyModel.fit(latencies)
+    assert model.error < 0.03
+    assert model.margin < 0.08
 
 
 def test_one_architecture_is_too_few():

@@ -4,10 +4,10 @@ import math
 
 import optuna
 import pytest
-from test_controller import chosen
+from test_controller import SEARCHING, ask, chosen
 
-from kdnas_hf.search import CONTROLLERS, Architecture, EpsilonSchedule, SearchSpace, make_controller
-from kdnas_hf.search.controllers import architecture_of, distributions
+from kdnas_hf.search import Architecture, EpsilonSchedule, SearchSpace, make_controller
+from kdnas_hf.search.controllers import architecture_of
 from kdnas_hf.search.controllers.bayesian import ArchitectureFeatures
 
 pytestmark = pytest.mark.long  # depends on no line of transformers
@@ -47,7 +47,7 @@ def play(name, trials, seed=0, per_episode=6, study=None):
     study = study or optuna.create_study(sampler=sampler, direction="maximize")
     study.sampler = sampler
     while len(study.get_trials(deepcopy=False)) < trials:
-        asked = [study.ask(distributions(SPACE)) for _ in range(per_episode)]
+        asked = ask(study, per_episode, SPACE)
         for trial in asked:
             study.tell(trial, reward_of(architecture_of(study.get_trials(deepcopy=False)[trial.number])))
     return study
@@ -58,7 +58,7 @@ def test_the_space_is_too_large_to_enumerate():
     assert not SPACE.is_enumerable
 
 
-@pytest.mark.parametrize("name", CONTROLLERS)
+@pytest.mark.parametrize("name", SEARCHING)
 def test_candidates_are_members_none_twice_and_the_same_again_when_resumed(name):
     whole = chosen(play(name, 6, seed=3, per_episode=3))
     assert all(architecture in SPACE for architecture in whole)

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from kdnas_hf import KDNASModel, SearchSpace
 from kdnas_hf.hub.staging import why_custom_code
-from kdnas_hf.search import ArchitectureRecord
+from kdnas_hf.search import Trial
 
 SCRIPT = Path(__file__).parent / "tiny_search.py"
 SPACE = SearchSpace.from_dict(PER_LAYER_SPACE)
@@ -35,17 +35,18 @@ def finished(tmp_path_factory):
 
 def test_candidates_differ_by_layer_and_are_kept(finished):
     assert not SPACE.is_enumerable
-    assert len(finished.records) == 6
-    assert all(record.architecture in SPACE for record in finished.records)
-    assert any(not record.architecture.is_homogeneous for record in finished.records)
-    assert any(record.architecture.embedding_size for record in finished.records)
-    assert all(record.state == "complete" for record in finished.records)
-    assert [ArchitectureRecord.from_json(record.to_json()) for record in finished.records] == finished.records
+    found = finished.trials
+    assert len(found) == 6
+    assert all(one.architecture in SPACE for one in found)
+    assert any(not one.architecture.is_homogeneous for one in found)
+    assert any(one.architecture.embedding_size for one in found)
+    assert all(one.state == "complete" for one in found)
+    assert [Trial.from_json(one.to_json()) for one in found] == found
     study = optuna.load_study(study_name="kdnas", storage=f"sqlite:///{finished.folder}/study.db")
-    for trial, record in zip(study.trials, finished.records, strict=True):
-        assert trial.params == SPACE.encode(record.architecture)
+    for stored, one in zip(study.trials, found, strict=True):
+        assert stored.params == SPACE.encode(one.architecture)
     report = (finished.folder / "report.md").read_text()
-    assert all(str(record.architecture) in report for record in finished.records)
+    assert all(str(one.architecture) in report for one in found)
 
 
 def test_the_best_student_loads_as_it_was_found(finished):
@@ -69,14 +70,13 @@ def test_a_finished_search_is_read_again(finished):
 
 
 @pytest.mark.long
-@pytest.mark.long
 def test_a_killed_search_ends_with_the_same_architectures(finished, tmp_path):
-    ledger = tmp_path / "architectures.jsonl"
+    view = tmp_path / "architectures.jsonl"
     process = subprocess.Popen(
         [sys.executable, SCRIPT, tmp_path, "bayesian", "0.05", "per_layer"],
         env={**os.environ, "PYTHONHASHSEED": "0"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    wait_for(lambda: ledger.exists() and len(ledger.read_bytes().splitlines()) >= 3, process)
+    wait_for(lambda: view.exists() and len(view.read_bytes().splitlines()) >= 3, process)
     assert process.poll() is None, process.stdout.read().decode()
     process.send_signal(signal.SIGKILL)
     process.wait()

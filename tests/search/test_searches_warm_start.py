@@ -1,21 +1,17 @@
-"""A search that begins with another's results: what counts is taken, and misfits are refused."""
+"""A search that begins with another's results: nothing is measured twice, and misfits are refused."""
 
 import optuna
 import pytest
 import yaml
-from records import LANDSCAPE, SPACE, trial
+from records import SPACE, trial
 from tiny_search import tiny_search
 
+from kdnas_hf import SearchSpace
+from kdnas_hf.search import SearchStudy, make_controller
 from kdnas_hf.search.trial import DIVERGED, OUT_OF_MEMORY, TOO_SLOW
 from kdnas_hf.search.warm_start import read_warm_start
 
-CONFIGURATION = {
-    "teacher": "tiny",
-    "texts": {"train": "x"},
-    "search": {"reward_alpha": -0.1, "mini_kd_epochs": 2, "controller": "lstm", "num_episodes": 3},
-    "training": {"seed": 1, "learning_rate": 1e-3},
-}
-SHAPES = list(SPACE)
+CONFIGURATION = {"teacher": "tiny", "texts": {"train": "x"}, "search": {"reward_alpha": -0.1}, "training": {"seed": 1}}
 
 
 @pytest.fixture(autouse=True)
@@ -23,75 +19,71 @@ def _quiet():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-@pytest.fixture
-def before(tmp_path):
-    """The run directory of a search."""
-    trials = [
-        trial(0, SHAPES[0], quality=0.1),
-        trial(1, SHAPES[1], quality=0.2, state="stopped"),
-        trial(2, SHAPES[2], state="failed", failure=DIVERGED),
-        trial(3, SHAPES[3], state="failed", failure=TOO_SLOW),
-        trial(4, SHAPES[4], state="failed", failure=OUT_OF_MEMORY),
-        trial(5, next(iter(LANDSCAPE)), quality=0.4),
-        trial(6, SHAPES[0], quality=0.5, episode=1),
-    ]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIGURATION))
-    (tmp_path / "architectures.jsonl").write_text("".join(one.to_json() + "\n" for one in trials))
-    return tmp_path
+def open_study(folder, controller="random", seed=0):
+    folder.mkdir(exist_ok=True)
+    return SearchStudy(folder, make_controller(controller, SPACE, 5, seed=seed), CONFIGURATION)
 
 
-def test_members_of_the_space_count_once_and_failures_of_their_own(before):
-    found = read_warm_start(str(before), SPACE, CONFIGURATION)
-    assert [(one.number, one.architecture) for one in found] == [(n, SHAPES[n]) for n in range(3)]
-    assert found[0] == trial(0, SHAPES[0], quality=0.1)
+def measured_study(folder, failures=()):
+    study = open_study(folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIGURATION))
+    for asked in study.ask(5, 1):
+        state = {"state": "failed", "failure": failures[asked.number]} if asked.number < len(failures) else {}
+        study.tell(trial(asked.number, asked.architecture, 0.1 + 0.01 * asked.number, **state))
+    return study
 
 
-def test_lines_after_a_damaged_one_do_not_count(before):
-    view = before / "architectures.jsonl"
-    first, *_ = view.read_text().splitlines(keepends=True)
-    view.write_text(first + '{"number": 1, "epis')
-    assert len(read_warm_start(str(before), SPACE, CONFIGURATION)) == 1
+def test_results_come_before_the_first_episode_and_are_not_candidates_again(tmp_path):
+    before = measured_study(tmp_path / "before")
+    earlier = read_warm_start(str(tmp_path / "before"), SPACE, CONFIGURATION)
+    study = open_study(tmp_path / "now", "lstm", 3)
+    study.add(earlier)
+    assert [(one.number, one.episode) for one in study.trials()] == [(number, -1) for number in range(5)]
+    pool = study.ask(5, 1)
+    assert [(one.number, one.episode) for one in pool] == [(number, 0) for number in range(5, 10)]
+    assert not {one.architecture for one in before.trials()} & {one.architecture for one in pool}
+    assert [one.reward for one in study.trials()] == [one.reward for one in before.trials()]
+    again = open_study(tmp_path / "now", "lstm", 3)
+    again.add(earlier)
+    assert again.ask(5, 1) == pool
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "value"),
-    [
-        (None, "teacher", "another"),
-        (None, "texts", {"train": "y"}),
-        ("search", "reward_alpha", -0.2),
-        ("search", "mini_kd_epochs", 3),
-        ("search", "latency_sequence_length", 64),
-        ("training", "learning_rate", 0.1),
-        ("training", "losses", ["logits"]),
-    ],
-)
-def test_what_results_depend_on_must_be_the_same(before, section, key, value):
-    now = CONFIGURATION | ({key: value} if section is None else {section: {**CONFIGURATION[section], key: value}})
-    with pytest.raises(ValueError, match=rf"warm_start=.*do not fit(.|\n)*{key}") as caught:
-        read_warm_start(str(before), SPACE, now)
+def test_what_failed_by_its_budget_or_machine_is_not_taken_over(tmp_path):
+    measured_study(tmp_path / "before", failures=[TOO_SLOW, DIVERGED, OUT_OF_MEMORY])
+    earlier = read_warm_start(str(tmp_path / "before"), SPACE, CONFIGURATION)
+    assert [(one.number, one.failure) for one in earlier] == [(1, DIVERGED), (3, None), (4, None)]
+
+
+def test_only_members_of_the_space_are_taken_over(tmp_path):
+    before = measured_study(tmp_path / "before").trials()
+    choices = {"num_hidden_layers": [1, 2], "num_attention_heads": [2], "hidden_size": [8, 16]}
+    small = SearchSpace.from_dict(choices | {"intermediate_size": [16, 32], "hidden_act": ["gelu", "relu"]})
+    earlier = read_warm_start(str(tmp_path / "before"), small, CONFIGURATION)
+    assert earlier == [one for one in before if one.architecture.num_hidden_layers < 3]
+    assert 0 < len(earlier) < len(before)
+
+
+def test_another_reward_is_refused_another_controller_is_not(tmp_path):
+    measured_study(tmp_path / "before")
+    now = {**CONFIGURATION, "search": {"reward_alpha": -0.2, "controller": "tpe"}, "training": {"seed": 2}}
+    with pytest.raises(ValueError, match=r"search.reward_alpha: -0.1 there, -0.2 now") as caught:
+        read_warm_start(str(tmp_path / "before"), SPACE, now)
     assert "controller" not in str(caught.value)
+    assert "seed" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"warm_start=.* has no architectures.jsonl"):
+        read_warm_start(str(tmp_path), SPACE, CONFIGURATION)
 
 
-def test_all_differences_are_named_at_once(before):
-    now = {**CONFIGURATION, "teacher": "another", "search": {"reward_alpha": -0.2}}
-    with pytest.raises(ValueError, match=r"(?s)teacher: .*search.mini_kd_epochs: .*search.reward_alpha: -0.1 there"):
-        read_warm_start(str(before), SPACE, now)
-
-
-def test_who_chose_and_for_how_long_may_differ(before):
-    now = {
-        **CONFIGURATION,
-        "search": CONFIGURATION["search"] | {"controller": "tpe", "num_episodes": 9, "speedup": 4.0},
-        "training": CONFIGURATION["training"] | {"seed": 2, "num_train_epochs": 9},
-    }
-    assert len(read_warm_start(str(before), SPACE, now)) == 3
-
-
-def test_what_is_no_run_directory_is_refused(before, tmp_path):
-    (before / "config.yaml").unlink()
-    for name in (tmp_path, tmp_path / "study.db", "postgresql://user@host/database"):
-        with pytest.raises(ValueError, match=r"warm_start=.* has no architectures.jsonl and config.yaml; name a run"):
-            read_warm_start(str(name), SPACE, CONFIGURATION)
+def test_a_search_that_has_begun_takes_over_what_it_does_not_have(tmp_path):
+    earlier = measured_study(tmp_path / "before").trials()
+    study = open_study(tmp_path / "now")  # chooses the same
+    (own,) = study.ask(1, 1)
+    study.tell(trial(own.number, own.architecture, 0.5))
+    study.add(earlier)
+    study.add(earlier)
+    assert [(one.number, one.episode) for one in study.trials()] == [(0, 0)] + [(number, -1) for number in range(1, 5)]
+    assert study.trials()[0].quality == 0.5
+    assert {one.architecture for one in study.trials()} == {one.architecture for one in earlier}
 
 
 def test_a_warm_start_trains_only_what_is_new(tmp_path):

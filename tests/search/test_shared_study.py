@@ -1,23 +1,26 @@
 """A study that workers share: the same candidates as one alone, one result each, none lost."""
 
-import logging
-import shutil
 import threading
 import time
 import uuid
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from records import SPACE, trial
-from test_study import CONFIGURATION, lines, measure, result_of, shapes
+from test_study import open_study
 
-from kdnas_hf.latency import Latency
-from kdnas_hf.search import SearchStudy, make_controller
-from kdnas_hf.search.leases import worker_of
-from kdnas_hf.search.trial import KILLED
+from kdnas_hf.search import leases as leases_module
+from kdnas_hf.search import make_controller
+from kdnas_hf.search.storage import MendedJournal, open_storage
+from kdnas_hf.search.study import SearchStudy, is_killed
+from kdnas_hf.search.trial import Trial
 
 pytestmark = pytest.mark.long  # depends on no line of transformers
+
+CONFIGURATION = {"teacher": "tiny", "training": {"learning_rate": 1e-3}}
+TIMEOUT = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -26,216 +29,315 @@ def _quiet():
 
 
 @pytest.fixture
+def clock(monkeypatch):
+    """The clock by which workers watch each other: it stands until a test moves it on."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(leases_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+@pytest.fixture
 def worker(tmp_path):
     opened = []
 
-    def start(folder, controller="random", storage=None, configuration=CONFIGURATION, **kwargs):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        sampler = make_controller(controller, SPACE, 4, seed=0)
-        storage = storage or f"journal:{tmp_path}/study.log"
-        opened.append(SearchStudy(tmp_path / folder, sampler, configuration, storage=storage, **kwargs))
-        return opened[-1]
+    def start(name, controller="random", configuration=CONFIGURATION, study_name="kdnas", **kwargs):
+        (tmp_path / name).mkdir(exist_ok=True)
+        study = SearchStudy(
+            tmp_path / name,
+            make_controller(controller, SPACE, 4, seed=0),
+            configuration,
+            storage=f"journal:{tmp_path}/study.log",
+            name=study_name,
+            worker_timeout=TIMEOUT,
+            **kwargs,
+        )
+        opened.append(study)
+        return study
 
     yield start
     for study in opened:
-        study.close()
+        study.leases.stop()
 
 
-def stand_still(study):
-    """Stop the heart of a worker, as if its machine was suspended."""
-    study.leases.workers._stopped.set()
-    study.leases.workers._thread.join()
+def see_alive(*studies):
+    """Let workers see each other alive."""
+    for _ in range(2):
+        for study in studies:
+            study.leases._beat(uuid.uuid4().hex)
+        for study in studies:
+            study.leases.alive()
 
 
-def when_ready(ask, seconds=20):
-    """What a worker gets that asks again and again."""
-    end = time.monotonic() + seconds
-    while (answer := ask()) is None:
-        assert time.monotonic() < end, "nothing came"
-        time.sleep(0.05)
-    return answer
+def outlive(clock, *studies):
+    """Let workers watch those who give no sign of life until they are dead."""
+    for _ in range(12):
+        clock.now += TIMEOUT / 10
+        see_alive(*studies)
+
+
+def measure(study, pool):
+    """Train and tell; which of the results count."""
+    return [study.tell(result_of(asked)) for asked in pool if asked.state == "running"]
+
+
+def result_of(asked):
+    layers = asked.architecture.num_hidden_layers
+    return trial(asked.number, asked.architecture, 0.1 * layers, 4.0 * layers, episode=asked.episode)
+
+
+def numbers(pool):
+    return [one.number for one in pool]
+
+
+def shapes(pool):
+    return [(one.number, one.episode, one.architecture) for one in pool]
+
+
+def lines(study):
+    return [Trial.from_json(line) for line in (study.folder / "architectures.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("controller", ["random", "lstm"])
 def test_two_workers_measure_what_one_measures_alone(worker, tmp_path, controller):
-    a, b = worker("a", controller), worker("b", controller)
     (tmp_path / "alone").mkdir()
-    alone = SearchStudy(tmp_path / "alone", make_controller(controller, SPACE, 4, seed=0), CONFIGURATION)
+    alone = open_study(tmp_path / "alone", controller)
+    workers = [worker("a", controller), worker("b", controller)]
     for _ in range(2):
-        measure(alone, alone.ask(4, 2))
-        pools = [study.ask(4, 2) for study in (a, b)]
+        expected = alone.ask(4, 2)
+        measure(alone, expected)
+        pools = [study.ask(4, 2) for study in workers]
         assert [len(pool) for pool in pools] == [2, 2]  # a fair share
-        measure(a, pools[0])
-        assert a.ask(4, 2) is None  # the other's are still at work
-        measure(b, pools[1])
-    assert a.ask(4, 2) == b.ask(4, 2) == []
-    expected = alone.trials()
-    for study in (a, b):
-        assert study.trials() == expected
+        assert shapes(pools[0] + pools[1]) == shapes(expected)
+        assert measure(workers[0], pools[0]) == [True, True]
+        assert workers[0].ask(4, 2) is None  # the others' are still at work
+        assert measure(workers[1], pools[1]) == [True, True]
+    for study in workers:
+        assert study.ask(4, 2) == []
+        assert study.trials() == alone.trials()
         study.close()
-        assert lines(study.folder) == expected
+        assert lines(study) == alone.trials()
 
 
-def test_a_worker_takes_no_more_than_it_asks_for_and_begins_nothing_before_it_is_done(worker):
+def test_count_is_how_many_a_worker_takes_at_a_time(worker):
     a, b = worker("a"), worker("b")
     first = a.ask(1, 1)
-    assert a.ask(1, 1) == first
-    assert len(b.ask(3, 1)) == 3  # who is at work needs nothing
+    assert a.ask(1, 1) == first  # not before it has a result
+    assert len(b.ask(3, 1)) == 3
     measure(a, first)
     assert a.ask(1, 1) is None
 
 
-@pytest.mark.parametrize("kind", ["journal", "postgresql"])
-def test_workers_that_ask_at_once_have_each_trial_once(worker, request, kind):
-    storage = None if kind == "journal" else request.getfixturevalue("postgresql").url
-    name = uuid.uuid4().hex  # the server serves all tests
-    workers = [worker(one, storage=storage, name=name) for one in "abc"]
-    pools, ready = [], threading.Barrier(len(workers))
+def test_an_asynchronous_search_has_no_barrier_between_episodes(worker):
+    a, b = worker("a", asynchronous=True), worker("b", asynchronous=True)
+    slow = a.ask(1, 3)
+    found = []
+    for _ in range(11):
+        pool = b.ask(1, 3)
+        found += pool
+        measure(b, pool)
+    assert [one.episode for one in found] == [0] * 3 + [1] * 4 + [2] * 4
+    assert b.ask(1, 3) is None  # it may have to do it
+    assert a.ask(1, 3) == slow
+    measure(a, slow)
+    assert a.ask(1, 3) == b.ask(1, 3) == []
+    assert len({one.architecture for one in a.trials()}) == 12
 
-    def search(study):
-        ready.wait()
-        while pool := when_ready(lambda: study.ask(2, 3), 60):
-            pools.append((study.worker, shapes(pool)))
-            measure(study, pool)
 
-    threads = [threading.Thread(target=search, args=(study,)) for study in workers]
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_workers_that_ask_at_once_never_train_the_same(worker, asynchronous):
+    studies = [worker(name, asynchronous=asynchronous) for name in "abc"]
+    trained, failures = [], []
+
+    def work(study):
+        try:
+            while (pool := study.ask(2, 3)) != []:
+                if pool is None:
+                    time.sleep(0.01)
+                    continue
+                trained.extend(one.architecture for one in pool)
+                assert all(measure(study, pool))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(study,)) for study in studies]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    asked = sorted(one for _, pool in pools for one in pool)
-    assert asked == shapes(workers[0].trials())
-    assert [(number, episode) for number, episode, _ in asked] == [(number, number // 4) for number in range(12)]
-    assert len({architecture for _, _, architecture in asked}) == 12
-    assert len({who for who, _ in pools}) > 1
+    assert failures == []
+    assert len(trained) == len(set(trained)) == 12
+    assert sorted(one.episode for one in studies[0].trials()) == [0] * 4 + [1] * 4 + [2] * 4
+    assert {one.architecture for one in studies[1].trials()} == set(trained)
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_dead_workers_trials_are_tried_again_and_its_results_do_not_count(worker, caplog, asynchronous):
-    a, b = (worker(name, worker_timeout=1.0, asynchronous=asynchronous) for name in "ab")
+def test_a_dead_workers_trials_are_tried_again_and_its_own_results_do_not_count(worker, clock, caplog):
+    a, b = worker("a"), worker("b")
+    lost = a.ask(2, 1)
+    a.set_latency(0, result_of(lost[0]).latency, {"parameters": 5}, "here")
+    measure(b, b.ask(4, 1))
+    assert b.ask(4, 1) is None
+    outlive(clock, b)
+    again = b.ask(4, 1)
+    assert [one.architecture for one in again] == [one.architecture for one in lost]
+    assert [one.latency for one in again] == [None, None]  # another machine
+    assert [t.user_attrs["retry_of"] for t in b.study.trials[4:]] == [0, 1]
+    assert a.is_finished(0)
+    a.set_latency(1, result_of(lost[1]).latency, {}, "here")  # no error
+    a.report(0, 10, 0.5)
+    measure(b, again[:1])
+    assert measure(a, lost) == [False, False]
+    assert "#1 was handed to another worker, as this one gave no sign of life for 60 seconds" in caplog.text
+    measure(b, again[1:])
+    assert a.ask(4, 1) == b.ask(4, 1) == []
+    assert numbers(a.trials()) == numbers(lines(b)) == [2, 3, 4, 5]
+    assert len({one.architecture for one in a.trials()}) == 4
+
+
+def test_a_dead_workers_results_count_and_its_trial_is_tried_once(worker, clock):
+    a, b, c = worker("a"), worker("b"), worker("c")
     pool = a.ask(2, 1)
     measure(a, pool[:1])
-    measure(b, b.ask(2, 1))
-    c = worker("c", worker_timeout=1.0, asynchronous=asynchronous)
-    assert b.ask(4, 1) is None  # another may die
-    a.set_latency(pool[1].number, Latency(1.0, 0.1, 40.0), {}, "there")
-    stand_still(a)
-    with caplog.at_level(logging.WARNING, logger="kdnas_hf"):
-        (again,) = when_ready(lambda: b.ask(4, 1))
-        assert f"worker {a.worker} is gone" in caplog.text
-        caplog.clear()
-        assert a.tell(result_of(pool[1])) is False
-        assert caplog.text.count("worker_timeout") == 1
-    assert (again.number, again.episode, again.architecture) == (4, 0, pool[1].architecture)
-    assert again.latency is None  # it is measured beside another teacher
-    dead = b.study.trials[pool[1].number]
-    assert (dead.state, dead.user_attrs["failure"]) == (TrialState.FAIL, KILLED)
-    assert b.study.trials[4].user_attrs["retry_of"] == pool[1].number
-    assert c.ask(4, 1) is None  # nothing is tried twice at a time
-    a.report(pool[1].number, 5, 0.5)
-    measure(b, [again])
-    assert b.ask(4, 1) == c.ask(4, 1) == []
-    assert [one.number for one in b.trials()] == [0, 2, 3, 4] == [one.number for one in lines(b.folder)]
+    outlive(clock, b, c)
+    first, second = b.ask(4, 1), c.ask(4, 1)
+    assert first[0].architecture == pool[1].architecture
+    assert not {one.architecture for one in first + second} & {pool[0].architecture}
+    assert len(first + second) == len({one.architecture for one in first + second}) == 3
+    measure(b, first)
+    measure(c, second)
+    assert b.ask(4, 1) == []
 
 
-def test_results_that_are_told_at_the_last_moment_count(worker, monkeypatch):
-    a = worker("a", worker_timeout=1.0)
-    asked, *others = a.ask(4, 1)
-    measure(a, others)
-    b = worker("b", worker_timeout=1.0)
-    stand_still(a)
-    kill = b._kill
-
-    def beaten(dying):
-        b.storage.set_trial_user_attr(dying._trial_id, "failure", KILLED)
-        assert a.tell(result_of(asked))
-        kill(dying)
-
-    monkeypatch.setattr(b, "_kill", beaten)
-    assert when_ready(lambda: b.ask(1, 1)) == []
-    assert shapes(b.trials()) == shapes([asked, *others])
-    assert b.trials()[0].is_complete
-    assert b.trials()[0].failure is None
-
-
-def test_who_asks_next_waits_until_the_one_before_has_chosen_or_is_dead(worker, monkeypatch):
-    a, b = worker("a", worker_timeout=1.0), worker("b", worker_timeout=1.0)
-    monkeypatch.setattr(a.storage, "set_trial_param", lambda *args: exec("raise KeyboardInterrupt"))
-    with pytest.raises(KeyboardInterrupt):
-        a.ask(4, 1)
-    assert b.ask(4, 1) is None
-    stand_still(a)
-    pool = when_ready(lambda: b.ask(4, 1))
-    assert [(one.number, one.episode) for one in pool] == [(1, 0), (2, 0), (3, 0), (4, 0)]
-    monkeypatch.undo()
-    assert a.ask(4, 1) is None  # it comes back: there is nothing left for it
-    measure(b, pool)
-    assert a.ask(4, 1) == []
-
-
-def test_what_a_suspended_worker_chose_meanwhile_is_its_own_or_nobodys(worker, monkeypatch):
-    a, b = worker("a", worker_timeout=1.0), worker("b", worker_timeout=1.0)
-    holder, theirs = a.leases.holder, []
-
-    def suspended(what):  # between the look at the lease and the new trial
-        holding = holder(what)
-        if not theirs:
-            stand_still(a)
-            theirs.extend(when_ready(lambda: b.ask(2, 1)))
-        return holding
-
-    monkeypatch.setattr(a.leases, "holder", suspended)
-    assert a.ask(4, 1) is None
-    mine = when_ready(lambda: a.ask(4, 1))
-    asked = [*theirs, *mine]
-    assert len({one.architecture for one in asked}) == len({one.number for one in asked}) == len(asked)
-    measure(a, mine)
-    measure(b, theirs)
-    while pool := when_ready(lambda: b.ask(4, 1)):
-        measure(b, pool)
-    assert len(b.trials()) == 4
-
-
-def test_a_worker_that_has_ended_leaves_its_trials_to_others_at_once(worker):
+def test_a_worker_that_ends_frees_its_trials_at_once(worker):
     a, b = worker("a"), worker("b")
-    pool = a.ask(2, 1)
+    lost = a.ask(2, 1)
     a.close()
-    again = b.ask(4, 1)
-    assert [one.architecture for one in again[:2]] == [one.architecture for one in pool]
-    assert len(again) == 4
+    assert [one.architecture for one in b.ask(4, 1)[:2]] == [one.architecture for one in lost]
 
 
 def test_a_worker_started_again_has_its_pool_as_it_was(worker):
     a = worker("a")
-    worker("b")
     pool = a.ask(3, 1)
-    told = measure(a, pool[:1])
+    measure(a, pool[:1])
     again = worker("a")
     assert again.worker == a.worker
-    assert again.ask(3, 1) == [*told, *pool[1:]]  # the finished one too: the checkpoint has it
+    asked = again.ask(3, 1)
+    assert shapes(asked) == shapes(pool)  # the finished one too: the checkpoint has it
+    assert [one.state for one in asked] == ["complete", "running", "running"]
 
 
-def test_asynchronous_workers_wait_for_nobody_until_the_end(worker):
-    a, b = worker("a", asynchronous=True), worker("b", asynchronous=True)
-    slow = a.ask(1, 2)
-    asked = []
-    while pool := b.ask(4, 2):
-        asked += pool
-        measure(b, pool)
-    assert pool is None
-    assert [(one.number, one.episode) for one in asked] == [(1, 0), (2, 0), (3, 0), *((n, 1) for n in range(4, 8))]
-    measure(a, slow)
-    assert b.ask(4, 2) == []
-    waiting = worker("c")
-    assert len(waiting.ask(1, 3)) == 1
-    assert worker("d").ask(4, 4) != []
+def die_while_choosing(study, monkeypatch, writes):
+    """Let a worker be killed after some of a choice's writes, its lease in its hand."""
+    left = [writes]
+    write = study.storage.set_trial_param
+
+    def dying(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return write(*args, **kwargs)
+
+    monkeypatch.setattr(study.storage, "set_trial_param", dying)
+    with pytest.raises(KeyboardInterrupt):
+        study.ask(4, 2)
+
+
+@pytest.mark.parametrize("writes", [0, 2, 5, 7])
+def test_a_worker_killed_in_mid_choice_goes_on_or_is_replaced(worker, clock, monkeypatch, writes):
+    a, b = worker("a"), worker("b")
+    die_while_choosing(a, monkeypatch, writes)
+    assert b.ask(4, 2) is None  # the choice is another's
+    outlive(clock, b)
+    pool = b.ask(4, 2)
+    assert len(pool) == len({one.architecture for one in pool}) == 4
+    assert {one.episode for one in pool} == {0}
+    measure(b, pool)
+    assert [one.episode for one in b.ask(4, 2)] == [1] * 4
+    assert worker("a").ask(4, 2) is None
+
+
+def test_a_choice_that_was_cut_short_is_not_completed_with_what_came_in_since(worker, monkeypatch):
+    a, b = worker("a", "tpe", asynchronous=True), worker("b", "tpe", asynchronous=True)
+    pool = b.ask(4, 4)
+    for writes in (2, 5):
+        die_while_choosing(a, monkeypatch, writes)
+        measure(b, pool[:1])
+        del pool[:1]
+        a = worker("a", "tpe", asynchronous=True)
+        see_alive(a, b)
+        found = a.ask(4, 4)
+        measure(a, found)
+    chosen = [one for one in b.trials() + b.running() if one.architecture in SPACE]
+    assert len(chosen) == len({one.architecture for one in chosen})
+    assert any(is_killed(t) and 0 < len(t.params) < len(SPACE.choices) for t in b.study.trials)
+
+
+def test_a_suspended_worker_that_lost_the_choice_chooses_nothing(worker, clock, monkeypatch):
+    a, b = worker("a"), worker("b")
+    create, pools = a._create, []
+
+    def suspended(*args, **kwargs):
+        if not pools:
+            outlive(clock, b)
+            pools.append(b.ask(4, 1))
+        create(*args, **kwargs)
+
+    monkeypatch.setattr(a, "_create", suspended)
+    assert a.ask(4, 1) is None
+    see_alive(a, b)
+    later = a.ask(4, 1) or []
+    assert len(pools[0]) in (2, 4)
+    both = [one.architecture for one in pools[0] + later]
+    assert len(both) == len(set(both))
+    measure(b, pools[0])
+    measure(a, later)
+    while pool := a.ask(4, 1):
+        measure(a, pool)
+    found = [one.architecture for one in a.trials()]
+    assert len(found) == len(set(found))
+
+
+def test_who_waits_writes_nothing(worker):
+    a, b = worker("a"), worker("b")
+    a.ask(4, 1)
+    b.ask(4, 1)
+    measure(b, b.ask(4, 1))
+    before = len(b.storage.get_all_trials(b.leases.study_id))
+    for _ in range(3):
+        assert b.ask(4, 1) is None
+    assert len(b.storage.get_all_trials(b.leases.study_id)) == before
+
+
+def test_episodes_may_be_added_to_a_search_that_has_ended(worker):
+    a = worker("a")
+    measure(a, a.ask(4, 1))
+    assert a.ask(4, 1) == []
+    a.close()
+    b = worker("b")
+    assert b.ask(4, 1) == []
+    assert [one.episode for one in b.ask(4, 2)] == [1] * 4
+
+
+def test_results_of_another_search_are_added_once_by_whichever_worker(worker):
+    studies = [worker(name) for name in "ab"]
+    earlier = [trial(0, SPACE.decode(SPACE.encode(one))) for one in list(SPACE)[:5]]
+    for study in studies:
+        study.poll_seconds = 0.01
+    threads = [threading.Thread(target=study.add, args=(earlier,)) for study in studies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.architecture for one in studies[0].trials()] == [one.architecture for one in earlier]
+    assert {one.episode for one in lines(studies[1])} == {-1}
 
 
 def test_another_configuration_is_refused_and_writes_nothing(worker, tmp_path):
     worker("a")
-    with pytest.raises(ValueError, match=r"(?s)study_name='kdnas' in.*training.learning_rate: 0.001 there, 0.1 now"):
-        worker("b", configuration={"teacher": "tiny", "training": {"learning_rate": 0.1}})
-    assert not (tmp_path / "b" / "architectures.jsonl").exists()
+    other = {"teacher": "tiny", "training": {"learning_rate": 0.1}}
+    with pytest.raises(ValueError, match=r"(?s)study_name='kdnas' .*training.learning_rate: 0.001 there, 0.1 now"):
+        worker("b", configuration=other)
+    assert list((tmp_path / "b").iterdir()) == []
+    assert worker("b", configuration=other, study_name="another").ask(1, 1)
 
 
 def test_lines_that_the_study_does_not_have_are_not_lost(worker, tmp_path):
@@ -244,42 +346,43 @@ def test_lines_that_the_study_does_not_have_are_not_lost(worker, tmp_path):
     view.write_text(trial(0).to_json() + "\n")
     with pytest.raises(ValueError, match=r"output_dir=.* holds 1 measured architecture.*warm_start"):
         worker("a")
-    assert lines(tmp_path / "a") == [trial(0)]
+    assert view.read_text() == trial(0).to_json() + "\n"
 
 
-def test_a_copy_of_a_run_directory_is_another_worker(tmp_path):
-    (tmp_path / "a").mkdir()
-    first = worker_of(tmp_path / "a", "kdnas")
-    assert worker_of(tmp_path / "a", "kdnas") == first
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert worker_of(tmp_path / "b", "kdnas") != first
-    for other in ("other", None):
-        with pytest.raises(ValueError, match="is that of a worker; give the storage .* study_name='kdnas'"):
-            worker_of(tmp_path / "a", other)
-
-
-def test_results_of_another_search_are_added_once(worker, tmp_path):
-    (tmp_path / "before").mkdir()
-    before = SearchStudy(tmp_path / "before", make_controller("lstm", SPACE, 4, seed=9), CONFIGURATION)
-    measure(before, before.ask(4, 1))
-    workers = [worker(name, worker_timeout=4.0) for name in "ab"]
-    threads = [threading.Thread(target=study.add, args=(before.trials(),)) for study in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [(one.number, one.episode) for one in workers[0].trials()] == [(number, -1) for number in range(4)]
-    assert [one.architecture for one in workers[1].trials()] == [one.architecture for one in before.trials()]
-    assert [one.episode for one in workers[1].ask(2, 1)] == [0, 0]
-
-
-def test_one_worker_distils_and_another_takes_over_when_it_ends(worker):
-    a, b = worker("a", worker_timeout=1.0), worker("b", worker_timeout=1.0)
+def test_what_is_of_the_whole_search_is_one_workers(worker):
+    a, b = worker("a"), worker("b")
     assert a.acquire("full distillation")
-    assert when_ready(lambda: b.acquire("full distillation")) is False
-    assert b.holder("full distillation") == a.worker
+    see_alive(a, b)
+    assert b.acquire("full distillation") is False
+    a.remember("design", [1, 2.5])
+    assert b.remembered("design") == [1, 2.5]
     a.close()
     assert b.acquire("full distillation")
     b.finish("full distillation")
+    b.close()
     assert worker("c").acquire("full distillation") is False
-    assert b.acquire("full distillation")  # done here before
+    assert b.holder("full distillation") == b.worker
+
+
+def test_a_worker_ends_soon_when_the_storage_is_away(worker, monkeypatch):
+    a = worker("a")
+    a.ask(4, 1)
+
+    def away(*args):
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(MendedJournal, "read_logs", away)
+    monkeypatch.setattr(MendedJournal, "append_logs", away)
+    started = time.monotonic()
+    a.close()
+    assert time.monotonic() - started < 60
+    monkeypatch.undo()
+    assert [t.state for t in a.study.trials] == [TrialState.RUNNING] * 4
+
+
+def test_a_shared_study_is_an_optuna_study(worker, tmp_path):
+    a = worker("a")
+    measure(a, a.ask(4, 1))
+    study = optuna.load_study(study_name="kdnas", storage=open_storage(f"journal:{tmp_path}/study.log"))
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 4
+    assert study.best_value == max(one.reward for one in a.trials())

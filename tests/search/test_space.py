@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import combinations
 from random import Random
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from kdnas_hf import KDNASModel
 from kdnas_hf.search import Architecture, SearchSpace
+from kdnas_hf.search.space import CHOICES
 
 TINY = {
     "num_hidden_layers": [1, 2],
@@ -73,7 +75,7 @@ def test_space_from_a_yaml_file(tmp_path):
     ("change", "message"),
     [
         ({"num_attention_heads": [5]}, r"no num_attention_heads of \[5\] divides a hidden_size of \[8, 12\]"),
-        ({"hidden_act": ["gleu"]}, "Did you mean 'gelu'"),
+        ({"hidden_act": ["gleu"]}, "did you mean 'gelu'"),
         ({"hidden_size": []}, "hidden_size has no choices"),
         ({"hidden_size": 8}, r"hidden_size=8 must be a list of choices; write \[8\]"),
         ({"num_hidden_layers": [0]}, "positive integers"),
@@ -91,7 +93,7 @@ def test_impossible_spaces_are_refused_with_the_reason(change, message):
 def test_missing_choices_and_missing_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no choices for hidden_size"):
         SearchSpace.from_dict({k: v for k, v in TINY.items() if k != "hidden_size"})
-    with pytest.raises(ValueError, match="neither a preset \\(kdnas, per_layer, quickstart\\)"):
+    with pytest.raises(ValueError, match="neither a preset \\(kdnas, layers, per_layer, quickstart\\)"):
         SearchSpace.load("huge")
     path = tmp_path / "space.yaml"
     path.write_text("- 1\n")
@@ -160,15 +162,8 @@ def test_an_architecture_is_written_and_read_as_parameters_and_as_json(values):
 
 
 def test_parameters_of_a_space_whose_layers_are_alike_are_its_fields():
-    """Searches of before go on."""
     space = SearchSpace.from_dict(TINY)
-    assert list(space.choices) == [
-        "num_hidden_layers",
-        "num_attention_heads",
-        "hidden_size",
-        "intermediate_size",
-        "hidden_act",
-    ]
+    assert set(space.choices) == set(CHOICES)
     assert all(space.encode(one) == one.as_dict() for one in space)
     assert space.as_dict() == TINY
 
@@ -264,3 +259,138 @@ def test_the_preset_whose_layers_differ_loads():
 def test_impossible_spaces_of_layers_that_differ_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         SearchSpace.from_dict({**MIXED, **change})
+
+
+# ---- which of the teacher's layers are kept ----
+
+KEEPING = TINY | {"num_hidden_layers": [1, 2, 3], "hidden_size": [8], "teacher_layers": [2, 3, 5, 6]}
+KEEPING_MIXED = MIXED | {"hidden_size": [8], "num_attention_heads": [2], "teacher_layers": [1, 4, 6]}
+DEEP = TINY | {"num_hidden_layers": [3, 6, 12], "hidden_size": [12], "teacher_layers": list(range(1, 25))}
+
+
+@pytest.mark.parametrize("values", [KEEPING, KEEPING_MIXED])
+def test_every_member_keeps_as_many_teacher_layers_as_it_has_layers(values):
+    space = SearchSpace.from_dict(values)
+    members = list(space)
+    assert space.size == len(members) == len(set(members))
+    assert all(member in space for member in members)
+    for depth in space.num_hidden_layers:
+        kept = {one.teacher_layers for one in members if one.num_hidden_layers == depth}
+        assert kept == set(combinations(sorted(values["teacher_layers"]), depth))
+    sizes = [one.encoder_parameters for one in members]
+    assert space.parameter_range == (min(sizes), max(sizes))
+
+
+def test_members_of_other_spaces_are_told_apart_by_the_layers_that_they_keep():
+    space, plain = SearchSpace.from_dict(KEEPING), SearchSpace.from_dict(KEEPING | {"teacher_layers": None})
+    one = Architecture(2, 2, 8, 16, "gelu", teacher_layers=(2, 6))
+    assert one in space
+    assert one not in plain
+    assert Architecture(2, 2, 8, 16, "gelu") not in space
+    assert Architecture(2, 2, 8, 16, "gelu", teacher_layers=(1, 6)) not in space
+    assert SearchSpace.from_dict(space.as_dict()) == space
+    assert "teacher_layers" not in plain.as_dict()
+
+
+def test_an_architecture_shows_the_layers_that_it_keeps_and_costs_the_same():
+    one = Architecture(2, 2, 8, 16, "gelu", teacher_layers=[1, 6])
+    assert str(one) == "2x8 heads 2 ffn 16 gelu layers 1,6"
+    assert one.as_dict()["teacher_layers"] == [1, 6]
+    assert "teacher_layers" not in Architecture(2, 2, 8, 16, "gelu").as_dict()
+    assert one != Architecture(2, 2, 8, 16, "gelu", teacher_layers=(1, 5))
+    assert one.encoder_parameters == Architecture(2, 2, 8, 16, "gelu").encoder_parameters
+    assert one.is_homogeneous
+
+
+@pytest.mark.parametrize("layers", [(1,), (1, 2, 3), (6, 1), (2, 2), (0, 1), ("a", "b")])
+def test_layers_that_do_not_ascend_one_for_each_are_refused(layers):
+    with pytest.raises(ValueError, match=r"teacher_layers=.* must name 2 different layers of the teacher"):
+        Architecture(2, 2, 8, 16, "gelu", teacher_layers=layers)
+
+
+@pytest.mark.parametrize("values", [KEEPING, KEEPING_MIXED, DEEP])
+def test_kept_layers_are_written_and_read_as_parameters(values):
+    space = SearchSpace.from_dict(values)
+    for one in space.sample(Random(0), 50):
+        params = space.encode(one)
+        assert list(params) == list(space.choices)
+        assert all(params[name] in options for name, options in space.choices.items())
+        deepest, depth = max(space.num_hidden_layers), one.num_hidden_layers
+        named = [params[f"teacher_layer_{layer}"] for layer in range(1, deepest + 1)]
+        assert tuple(named[:depth]) == one.teacher_layers
+        assert set(named[depth:]) <= {named[depth - 1]}
+        assert Architecture.from_params(params) == space.decode(params) == one
+
+
+@given(st.lists(st.sampled_from([2, 3, 5, 6]), min_size=3, max_size=3))
+def test_draws_that_do_not_ascend_become_the_nearest_that_do(wanted):
+    space = SearchSpace.from_dict(KEEPING)
+    params = space.encode(Architecture(3, 2, 8, 16, "gelu", teacher_layers=(2, 3, 5)))
+    params |= {f"teacher_layer_{place}": layer for place, layer in enumerate(wanted, start=1)}
+    one = space.decode(params)
+    assert one in space
+
+    def distance(kept):
+        return sum(abs(a - b) for a, b in zip(kept, sorted(wanted), strict=True))
+
+    assert distance(one.teacher_layers) == min(map(distance, combinations([2, 3, 5, 6], 3)))
+    if len(set(wanted)) == 3:
+        assert one.teacher_layers == tuple(sorted(wanted))
+
+
+@pytest.mark.parametrize("values", [KEEPING, DEEP])
+def test_neighbours_keep_all_teacher_layers_but_one_that_moves_a_little(values):
+    space, random = SearchSpace.from_dict(values), Random(1)
+    moved = 0
+    for one in space.sample(random, 20):
+        found = space.neighbours(one, random, 20)
+        assert len(set(found)) == len(found) > 0
+        for other in found:
+            assert other in space
+            lost, won = (
+                set(a) - set(b)
+                for a, b in ((one.teacher_layers, other.teacher_layers), (other.teacher_layers, one.teacher_layers))
+            )
+            if other.num_hidden_layers != one.num_hidden_layers:
+                assert not (lost and won)  # what can be kept is
+                continue
+            shape = [getattr(one, name) != getattr(other, name) for name in CHOICES]
+            assert (len(lost), len(won)) == ((0, 0) if any(shape) else (1, 1))
+            if lost:
+                moved += 1
+                unused = sorted(
+                    set(space.teacher_layers) - set(one.teacher_layers), key=lambda n: (abs(n - max(lost)), n)
+                )
+                assert max(won) in unused[:2]
+    assert moved > 20
+
+
+def test_all_depths_of_a_space_of_kept_layers_are_drawn_alike():
+    space = SearchSpace.from_dict(DEEP)
+    assert space.size > 10**6
+    assert not space.is_enumerable
+    drawn = space.sample(Random(0), 300)
+    assert len(set(drawn)) == 300
+    assert all(one in space for one in drawn)
+    depths = Counter(one.num_hidden_layers for one in drawn)
+    assert min(depths[depth] for depth in (3, 6, 12)) > 70
+    assert {layer for one in drawn for layer in one.teacher_layers} == set(range(1, 25))
+
+
+def test_the_preset_of_kept_layers_has_every_subset():
+    space = SearchSpace.load("layers")
+    assert space.size == 3 * (66 + 220 + 495)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"teacher_layers": 6}, r"teacher_layers=6 must be a list of choices; write \[6\]"),
+        ({"teacher_layers": [0, 1, 2]}, "teacher_layers has the choice 0; choices are positive integers"),
+        ({"teacher_layers": []}, "teacher_layers has no choices"),
+        ({"teacher_layers": [1, 2]}, r"teacher_layers=\[1, 2\] are too few for num_hidden_layers=3; name as many"),
+    ],
+)
+def test_impossible_layers_to_keep_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        SearchSpace.from_dict({**KEEPING, **change})

@@ -1,15 +1,15 @@
 """The study of a lone worker: resumed with the same trials wherever it was killed, and restored when damaged."""
 
-import itertools
 import json
 import logging
 import shutil
-from dataclasses import replace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from records import SPACE, trial
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from kdnas_hf.latency import Latency
 from kdnas_hf.search import SearchStudy, make_controller
@@ -20,8 +20,16 @@ CONFIGURATION = {"teacher": "tiny", "training": {"learning_rate": 1e-3}}
 
 
 @pytest.fixture(autouse=True)
-def _quiet():
+def _quick():
+    """No test switches the machine off: nothing has to wait for the disk."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def connected(connection, _):
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", connected)
+    yield
+    event.remove(Engine, "connect", connected)
 
 
 def open_study(folder, controller="lstm", seed=0, configuration=CONFIGURATION, **kwargs):
@@ -48,6 +56,24 @@ def measure(study, pool, **values):
 
 def shapes(trials):
     return [(one.number, one.episode, one.architecture) for one in trials]
+
+
+def die_after(writes, study, monkeypatch):
+    """Let a study be killed by the write after so many; how many are left, in a list."""
+    left = [writes]
+
+    def dying(call):
+        def write(*args, **kwargs):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return call(*args, **kwargs)
+
+        return write
+
+    for name in ("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_user_attr"):
+        monkeypatch.setattr(study.storage, name, dying(getattr(study.storage, name)))
+    return left
 
 
 def lines(folder):
@@ -77,54 +103,48 @@ def test_a_result_is_read_as_it_was_told(tmp_path, state):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("controller", "count"), [("lstm", 4), ("tpe", 4), ("random", 3)])
+@pytest.mark.parametrize("count", [4, 3])
+@pytest.mark.parametrize("controller", ["lstm", "tpe", "random"])
 def test_an_interrupted_search_goes_on_with_the_same_candidates(tmp_path, controller, count):
     whole = open_study(tmp_path / "whole", controller)
     expected = []
-    while pool := whole.ask(count, 2):
+    while pool := whole.ask(count, 3):
         expected.append(shapes(pool))
         measure(whole, pool)
     found = []
-    while pool := open_study(tmp_path / "cut", controller).ask(count, 2):
+    while pool := open_study(tmp_path / "cut", controller).ask(count, 3):
         measure(open_study(tmp_path / "cut", controller), pool[:2])  # dies in the middle of the pool
         study = open_study(tmp_path / "cut", controller)
-        again = study.ask(count, 2)
+        again = study.ask(count, 3)
         if len(pool) > 2:
             assert shapes(again) == shapes(pool)  # the finished ones too: the checkpoint has them
             assert [one.state for one in again] == ["complete"] * 2 + ["running"] * (len(pool) - 2)
             measure(study, again)
         found.append(shapes(pool))
     assert found == expected
-    assert [len(pool) for pool in found] == {4: [4, 4], 3: [3, 1] * 2}[count]
-    assert len({architecture for pool in found for _, _, architecture in pool}) == 8
+    assert [len(pool) for pool in found] == {4: [4, 4, 4], 3: [3, 1] * 3}[count]
+    assert len({architecture for pool in found for _, _, architecture in pool}) == 12
 
 
 def test_a_pool_is_the_same_wherever_its_choice_was_interrupted(tmp_path, monkeypatch):
-    study = open_study(tmp_path / "begun", "random")
-    measure(study, study.ask(4, 2))
-    shutil.copytree(tmp_path / "begun", tmp_path / "whole")
-    expected = shapes(open_study(tmp_path / "whole", "random").ask(2, 2))
-    for kills in itertools.count():
-        shutil.copytree(tmp_path / "begun", tmp_path / str(kills))
-        study = open_study(tmp_path / str(kills), "random")
-        left = itertools.count(kills, -1)
-
-        def dying(call, left=left):
-            def write(*args, **kwargs):
-                if next(left) == 0:
-                    raise KeyboardInterrupt
-                return call(*args, **kwargs)
-
-            return write
-
-        for name in ("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_user_attr"):
-            monkeypatch.setattr(study.storage, name, dying(getattr(study.storage, name)))
+    whole = open_study(tmp_path / "whole")
+    measure(whole, whole.ask(4, 2))
+    shutil.copytree(whole.folder, tmp_path / "begun")
+    expected = shapes(whole.ask(4, 2))
+    kills = 0
+    while True:
+        folder = shutil.copytree(tmp_path / "begun", tmp_path / f"cut {kills}")
+        study = open_study(folder)
+        left = die_after(kills, study, monkeypatch)
         try:
-            assert shapes(study.ask(2, 2)) == expected
-            break
+            pool = study.ask(4, 2)
         except KeyboardInterrupt:
-            assert shapes(open_study(tmp_path / str(kills), "random").ask(2, 2)) == expected
-    assert kills == 1 + 2 * (1 + len(SPACE.choices)) + 1  # the lease, two trials and their choices, the lease
+            kills += 1
+            pool = open_study(folder).ask(4, 2)
+        assert shapes(pool) == expected
+        if left[0] >= 0:
+            break
+    assert kills == 4 * (1 + len(SPACE.choices)) + 2  # a trial, its choices; the lease taken and given back
 
 
 def test_episodes_may_be_added_to_a_search_that_has_ended(tmp_path):
@@ -158,8 +178,9 @@ def test_the_view_is_brought_up_to_date_when_the_study_is_opened(tmp_path, caplo
 def test_a_damaged_study_is_restored_from_the_view(tmp_path, caplog, damage):
     study = open_study(tmp_path / "run", budget=Budget(speedup=4.0))
     measure(study, study.ask(4, 2))
-    before, constraints = study.trials(), [t.constraints for t in study.study.trials]
+    before = study.trials()
     expected = shapes(study.ask(4, 2))
+    constraints = [t.constraints for t in study.study.trials]
     path = tmp_path / "run" / "study.db"
     content = path.read_bytes()
     study.storage.remove_session()
@@ -170,7 +191,7 @@ def test_a_damaged_study_is_restored_from_the_view(tmp_path, caplog, damage):
         restored = open_study(tmp_path / "run", budget=Budget(speedup=4.0))
     assert "4 trial(s)" in caplog.text
     assert restored.trials() == before == lines(tmp_path / "run")
-    assert [t.constraints for t in restored.study.trials] == constraints
+    assert [t.constraints for t in restored.study.trials] == constraints[:4]
     if damage in ("garbage", "torn"):  # an empty file is an empty database to SQLite
         assert "is damaged" in caplog.text
         assert (tmp_path / "run" / "study.db.damaged").exists()
@@ -236,6 +257,37 @@ def test_latency_is_kept_once_it_is_measured(tmp_path):
     assert again[1].latency is None
 
 
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_what_a_trial_costs_is_known_whole_or_measured_again(tmp_path, monkeypatch, writes):
+    study = open_study(tmp_path, budget=Budget(memory_mb=100.0))
+    study.ask(1, 1)
+    die_after(writes, study, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        study.set_latency(0, Latency(5.0, 0.1, 40.0), {"memory_mb": 300.0}, "here")
+    study = open_study(tmp_path, budget=Budget(memory_mb=100.0))
+    assert study.ask(1, 1)[0].latency is None
+    study.set_latency(0, Latency(6.0, 0.1, 40.0), {"memory_mb": 200.0}, "there")
+    assert study.study.trials[0].constraints == {"memory_mb": 100.0}
+    (asked,) = study.ask(1, 1)
+    assert (asked.latency.student_ms, asked.costs, asked.machine) == (6.0, {"memory_mb": 200.0}, "there")
+
+
+@pytest.mark.parametrize("writes", range(7))
+def test_a_result_that_was_half_told_does_not_show_in_the_next(tmp_path, monkeypatch, writes):
+    study = open_study(tmp_path)
+    pool = study.ask(2, 1)
+    die_after(writes, study, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        study.tell(result_of(pool[0], state="failed", failure=DIVERGED))
+    study = open_study(tmp_path)
+    again = study.ask(2, 1)
+    assert shapes(again) == shapes(pool)
+    assert {one.state for one in again} == {"running"}
+    assert study.trials() == []
+    told = measure(study, again)
+    assert told == study.trials() == lines(tmp_path)
+
+
 @pytest.mark.parametrize("objective", ["reward", "pareto"])
 def test_progress_is_reported_once_for_each_step(tmp_path, objective):
     study = open_study(tmp_path, "tpe", objective=objective)
@@ -251,15 +303,13 @@ def test_progress_is_reported_once_for_each_step(tmp_path, objective):
 
 
 def test_an_exhausted_space_ends_the_candidates(tmp_path):
-    space = replace(SPACE, num_hidden_layers=(1,), hidden_act=("relu",), intermediate_size=(16, 32, 48))
-    study = SearchStudy(tmp_path, make_controller("random", space, 4), CONFIGURATION)
-    first = study.ask(4, 3)
-    measure(study, first)
-    second = study.ask(4, 3)
-    measure(study, second)
-    assert study.ask(4, 3) == []
-    assert {one.architecture for one in first + second} == set(space.architectures)
-    assert len(second) == 2
+    study = open_study(tmp_path, "random")
+    found = []
+    while pool := study.ask(5, 8):
+        found += pool
+        measure(study, pool)
+    assert pool == []
+    assert len({one.architecture for one in found}) == len(found) == len(SPACE)
 
 
 def test_results_of_another_search_come_first_and_once(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Four workers in processes of their own on one study in PostgreSQL, one of them killed in mid-work."""
+"""Workers in processes of their own on one study, one of them killed in mid-work."""
 
 import re
 import signal
@@ -9,20 +9,14 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from test_search import outcome
 from tiny_search import tiny_search
 
+from kdnas_hf.search.controllers import architecture_of
 from kdnas_hf.search.storage import open_storage
-from kdnas_hf.search.trial import KILLED, Trial
+from kdnas_hf.search.study import is_killed
 
 SCRIPT = Path(__file__).parent / "tiny_search.py"
-NAMES = ("a", "b", "c", "d")
-
-
-def outcome(folder):
-    """What a search measured, without what depends on the clock."""
-    trials = [Trial.from_json(line) for line in (folder / "architectures.jsonl").read_text().splitlines()]
-    return [(t.number, t.architecture, t.loss, t.quality, t.latency.student_ms, t.reward) for t in trials]
 
 
 def trained(folder, name):
@@ -39,20 +33,21 @@ def wait_until(condition, seconds=300):
 
 
 @pytest.mark.long
-def test_four_workers_one_killed_no_candidate_twice_none_lost(postgresql, tmp_path):
+@pytest.mark.parametrize(("kind", "names"), [("postgresql", "abcd"), ("journal", "ab")])
+def test_of_several_workers_one_is_killed_and_nothing_is_lost_or_trained_twice(request, tmp_path, kind, names):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = f"journal:{tmp_path}/study.log" if kind == "journal" else request.getfixturevalue("postgresql").url
 
     def start(name):
         log = (tmp_path / f"{name}.log").open("ab")
-        return subprocess.Popen(
-            [sys.executable, SCRIPT, tmp_path / name, "lstm", "0.1", postgresql.url], stdout=log, stderr=log
-        )
+        command = [sys.executable, SCRIPT, tmp_path / name, "lstm", "0.1", storage]
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
-    workers = {name: start(name) for name in NAMES}
+    workers = {name: start(name) for name in names}
     try:
         # the first that trains dies in mid-work
-        wait_until(lambda: any(trained(tmp_path, name) for name in NAMES))
-        killed = next(name for name in NAMES if trained(tmp_path, name))
+        wait_until(lambda: any(trained(tmp_path, name) for name in names))
+        killed = next(name for name in names if trained(tmp_path, name))
         workers[killed].send_signal(signal.SIGKILL)
         for name, process in workers.items():
             code = process.wait(timeout=400)
@@ -61,31 +56,34 @@ def test_four_workers_one_killed_no_candidate_twice_none_lost(postgresql, tmp_pa
         for process in workers.values():
             process.kill()
             process.wait()
-    study = optuna.load_study(study_name="kdnas", storage=open_storage(postgresql.url))
-    handed_over = [trial for trial in study.trials if trial.user_attrs.get("failure") == KILLED]
-    assert handed_over
-    assert [trial.state for trial in study.trials if trial not in handed_over] == [TrialState.COMPLETE] * 6
-    again = [trial for trial in study.trials if "retry_of" in trial.user_attrs]
-    assert sorted(str(trial.params) for trial in again) == sorted(str(trial.params) for trial in handed_over)
-    survivors = [number for name in NAMES if name != killed for number in trained(tmp_path, name)]
-    assert len(survivors) == len(set(survivors))  # nothing twice
-    assert {trial.number for trial in study.trials} - set(survivors) <= set(trained(tmp_path, killed))
-    distilled = [name for name in NAMES if (tmp_path / name / "student").exists()]
+    trials = optuna.load_study(study_name="kdnas", storage=open_storage(storage)).trials
+    complete = [trial for trial in trials if not is_killed(trial)]
+    assert {trial.state.name for trial in complete} == {"COMPLETE"}
+    assert len(complete) == len({architecture_of(trial) for trial in complete}) == 6
+    assert sorted(trial.user_attrs["episode"] for trial in complete) == [0] * 3 + [1] * 3
+    # what the dead one did not finish is tried again
+    assert {architecture_of(trial) for trial in trials} - {None} == {architecture_of(trial) for trial in complete}
+    survivors = [number for name in names if name != killed for number in trained(tmp_path, name)]
+    assert len(survivors) == len({architecture_of(trials[number]) for number in survivors})  # nothing twice
+    recorded_by_killed = {trial.number for trial in complete} - set(survivors)
+    assert recorded_by_killed <= set(trained(tmp_path, killed))
+    distilled = [name for name in names if (tmp_path / name / "student").exists()]
     assert len(distilled) == 1
     assert killed not in distilled
     whole = outcome(tmp_path / distilled[0])
-    for name in NAMES:
+    assert [one[0] for one in whole] == [trial.number for trial in complete]
+    for name in names:
         assert "secret-word" not in (tmp_path / f"{name}.log").read_text()
         if name != killed:
             assert outcome(tmp_path / name) == whole
             assert "secret-word" not in (tmp_path / name / "config.yaml").read_text()
-    # a candidate that was handed over has another number, and the next episode's choices begin at another one
     tiny_search(tmp_path / "alone", num_episodes=2).run()
-    alone = {architecture: figures for _, architecture, *figures in outcome(tmp_path / "alone")}
-    first = {architecture: figures for _, architecture, *figures in whole if architecture in alone}
-    assert set(list(alone)[:3]) <= set(first)
-    for architecture, figures in first.items():
-        assert figures == pytest.approx(alone[architecture], rel=1e-3)
+    alone = {one[1]: one[2:] for one in outcome(tmp_path / "alone")}
+    first = [architecture_of(trial) for trial in complete if trial.user_attrs["episode"] == 0]
+    assert set(first) == {one[1] for one in outcome(tmp_path / "alone")[:3]}
+    for _, architecture, *figures in whole:
+        if architecture in alone:
+            assert figures == pytest.approx(alone[architecture], rel=1e-3)
 
 
 @pytest.mark.long
@@ -95,7 +93,7 @@ def test_a_worker_alone_measures_what_a_search_without_storage_does(tmp_path):
     assert outcome(tmp_path / "worker") == outcome(tmp_path / "alone")
     assert worker.students[0].quality == pytest.approx(alone.students[0].quality, abs=1e-4)
     late = tiny_search(tmp_path / "late", num_episodes=2, storage=f"journal:{tmp_path}/study.log").run()
-    assert late.students == []  # distilled by the first
+    assert list(late.students) == []  # distilled by the first
     assert outcome(tmp_path / "late") == outcome(tmp_path / "worker")
     assert "another worker" in (tmp_path / "late" / "report.md").read_text()
     with pytest.raises(ValueError, match="that of a worker; give the storage"):

@@ -85,9 +85,10 @@ def tiny_search(folder, controller="lstm", pause=0.0, callbacks=(), **kwargs):
         "num_episodes": 3,
         "candidates_per_episode": 3,
         "mini_kd_epochs": 2,
-        "epsilon_decay": 0.5,
         "controller": controller,
+        **({"epsilon_decay": 0.5} if controller == "lstm" else {}),
         "latency_sequence_length": 8,
+        "confirm": 0,
     }
     training_args = {
         "num_train_epochs": 2,

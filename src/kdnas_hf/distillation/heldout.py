@@ -48,6 +48,7 @@ class HeldoutEvaluation(Trainer):
         measured = self._measure_members(batches())
         if self.pool.divided:
             measured = {name: values for part in gather_object([measured]) for name, values in part.items()}
+        self.pool.measured = measured
         metrics: dict[str, float] = {}
         for name in (name for name in self.pool.names if name in measured):
             prefix = metric_key_prefix if not self.pool.divided else f"{metric_key_prefix}_{name}"

@@ -53,6 +53,7 @@ class StudentPool(nn.Module):
 
     Attributes:
         dropped: Why each student that no longer trains was dropped, as far as this process knows.
+        measured: Metrics of the last evaluation on held-out text, by student; of all processes.
         required: The teacher outputs that any student of any process learns from.
     """
 
@@ -68,6 +69,7 @@ class StudentPool(nn.Module):
             raise ValueError("a pool needs at least one student.")
         self.members = nn.ModuleDict(members)
         self.dropped: dict[str, str] = {}
+        self.measured: dict[str, dict[str, float]] = {}
         if required is None:
             required = Required()
             for _, member in self.items():

@@ -17,6 +17,7 @@ from .probes import ProbeResult, linear_r2, probe_models, probe_texts, retrieval
 from .results import EvaluationResults, FineTuningRecord
 from .task import Example, HubData, LanguageData, LocalData, Task, task_presets
 from .task_data import TaskData, load_task_data
+from .task_probe import TaskProbe, load_probe_data, parse_quality
 
 __all__ = [
     "METRICS",
@@ -37,11 +38,14 @@ __all__ = [
     "Task",
     "TaskArguments",
     "TaskData",
+    "TaskProbe",
     "best_labels",
     "encode_examples",
     "fine_tune",
     "linear_r2",
+    "load_probe_data",
     "load_task_data",
+    "parse_quality",
     "probe_models",
     "probe_texts",
     "retrieval_accuracy",

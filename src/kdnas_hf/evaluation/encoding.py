@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.labels import IGNORED_LABEL
+from .metrics import UNREAD
 from .task import Example
 
 
@@ -29,6 +32,25 @@ class EncodedExamples:
     read_words: list[list[int]] | None
     truncated: list[bool]
     unread: list[int]
+
+    def name_labels(self, numbers: Sequence[Any] | np.ndarray, labels: Sequence[str]) -> list[Any]:
+        """Names of predicted labels in the order of the examples: one for each text, or a list with one for each word.
+
+        A word that the model did not read is `metrics.UNREAD`, which is never right.
+
+        Args:
+            numbers: For each text the number of its label, or the numbers of its words that were read.
+            labels: The names by number.
+        """
+        if self.read_words is None:
+            return [labels[int(number)] for number in numbers]
+        named = []
+        for read, unread, row in zip(self.read_words, self.unread, numbers, strict=True):
+            names = [UNREAD] * (len(read) + unread)
+            for word, number in zip(read, row, strict=True):
+                names[word] = labels[int(number)]
+            named.append(names)
+        return named
 
 
 def encode_examples(

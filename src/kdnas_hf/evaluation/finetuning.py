@@ -42,8 +42,8 @@ from ..utils.random_state import drawing
 from ..utils.tokenizers import load_tokenizer
 from .arguments import FineTuningArguments
 from .encoding import EncodedExamples, encode_examples
-from .metrics import METRICS, UNREAD
-from .task import Example, Task
+from .metrics import METRICS
+from .task import Task
 from .task_data import TaskData
 
 
@@ -300,32 +300,24 @@ def score_languages(
         The metric's values by language, and by language what was truncated (``truncated_texts``) and therefore could
         not be right (``unread_words``), where it was anything.
     """
-    metric = METRICS[data.task.metric]()
     # all languages at once: batches are full, and of one length
     every = [example for part in data.test.values() for example in part.examples]
     encoded = encode_examples(every, tokenizer, max_length)
-    predicted = predict_labels(trainer, encoded, every, data.labels)
+    predicted = predict_labels(trainer, encoded, data.labels)
     scores, truncated = {}, {}
     start = 0
     for language, part in data.test.items():
         here = slice(start, start + len(part.examples))
         start = here.stop
-        references = [_names(example.label, data.labels) for example in part.examples]
-        computed = cast(dict[str, float], metric.compute(predictions=predicted[here], references=references))
-        scores[language] = {name: float(value) for name, value in computed.items()}
+        scores[language] = data.score(part.examples, predicted[here])
         counts = {"truncated_texts": sum(encoded.truncated[here]), "unread_words": sum(encoded.unread[here])}
         if any(counts.values()):
             truncated[language] = counts
     return scores, truncated
 
 
-def predict_labels(
-    trainer: Trainer, encoded: EncodedExamples, examples: Sequence[Example], labels: Sequence[str]
-) -> list[Any]:
-    """The labels that a model predicts, in the order of the examples: a name, or one for each word.
-
-    A word that the model did not read is predicted to be ``metrics.UNREAD``, which is never right.
-    """
+def predict_labels(trainer: Trainer, encoded: EncodedExamples, labels: Sequence[str]) -> list[Any]:
+    """The labels that a model predicts, as `EncodedExamples.name_labels` names them."""
     order = np.argsort(encoded.dataset["length"], kind="stable")  # texts of a length together: little padding
     trainer.compute_metrics, before = None, trainer.compute_metrics
     try:
@@ -334,13 +326,10 @@ def predict_labels(
         trainer.compute_metrics = before
     place = {int(number): position for position, number in enumerate(order)}
     numbers, marked = cast(np.ndarray, output.predictions), cast(np.ndarray, output.label_ids)
-    in_order = [place[number] for number in range(len(examples))]
+    in_order = [place[number] for number in range(len(order))]
     if encoded.read_words is None:
-        return [labels[int(numbers[position])] for position in in_order]
-    return [
-        _word_labels(example, read, numbers[position][marked[position] != IGNORED_LABEL], labels)
-        for example, read, position in zip(examples, encoded.read_words, in_order, strict=True)
-    ]
+        return encoded.name_labels(numbers[in_order], labels)
+    return encoded.name_labels([numbers[p][marked[p] != IGNORED_LABEL] for p in in_order], labels)
 
 
 def training_arguments(
@@ -394,33 +383,12 @@ class ScoreOnValidation:
     def __init__(self, data: TaskData, encoded: EncodedExamples) -> None:
         self.data = data
         self.encoded = encoded
-        self.metric = METRICS[data.task.metric]()
 
     def __call__(self, predictions: Any) -> dict[str, float]:
         """The score of predicted numbers of labels."""
         numbers, marked = predictions.predictions, predictions.label_ids
-        labels, examples = self.data.labels, self.data.validation.examples
-        predicted: list[Any]
-        if self.encoded.read_words is None:
-            predicted = [labels[int(number)] for number in numbers]
-        else:
-            predicted = [
-                _word_labels(example, read, row[row_labels != IGNORED_LABEL], labels)
-                for example, read, row, row_labels in zip(
-                    examples, self.encoded.read_words, numbers, marked, strict=True
-                )
-            ]
-        references = [_names(example.label, labels) for example in examples]
-        computed = cast(dict[str, float], self.metric.compute(predictions=predicted, references=references))
-        return {"score": float(computed[self.metric.primary])}
-
-
-def _word_labels(example: Example, read: Sequence[int], numbers: Any, labels: Sequence[str]) -> list[str]:
-    names = [UNREAD] * len(example.text)
-    for word, number in zip(read, numbers, strict=True):
-        names[word] = labels[int(number)]
-    return names
-
-
-def _names(label: int | list[int], labels: Sequence[str]) -> Any:
-    return [labels[number] for number in label] if isinstance(label, list) else labels[label]
+        if self.encoded.read_words is not None:
+            numbers = [row[row_labels != IGNORED_LABEL] for row, row_labels in zip(numbers, marked, strict=True)]
+        predicted = self.encoded.name_labels(numbers, self.data.labels)
+        values = self.data.score(self.data.validation.examples, predicted)
+        return {"score": values[METRICS[self.data.task.metric].primary]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,28 +153,37 @@ def linear_r2(inputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], r
     return float((1 - residual.square().mean(0) / variance.clamp_min(1e-12)).mean())
 
 
-@torch.inference_mode()
-def last_states(
+@torch.no_grad()
+def read_texts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[Sequence[int]], batch_size: int = 64
-) -> list[torch.Tensor]:
-    """The last states ``(tokens, hidden_size)`` of each text, in the order of the texts, in float32.
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Number and last states ``(tokens, hidden_size)`` of each text, the shortest first, in float32 on the CPU.
 
     Args:
         model: Without a head, in eval mode.
         tokenizer: Pads the texts.
         input_ids: Of each text.
         batch_size: Texts in a batch, which are of similar length.
+
+    Yields:
+        Views of a batch's states, which the caller reduces or copies.
     """
     collate: Any = DataCollatorWithPadding(tokenizer)
-    found: list[torch.Tensor] = [torch.empty(0)] * len(input_ids)
     order = sorted(range(len(input_ids)), key=lambda number: len(input_ids[number]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = collate([{"input_ids": input_ids[number]} for number in chosen])
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        for number, states in zip(chosen, output.last_hidden_state.float(), strict=True):
-            found[number] = states[: len(input_ids[number])].clone()
-    return found
+        output = model(**{name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")})
+        for number, states in zip(chosen, output.last_hidden_state.float().cpu(), strict=True):
+            yield number, states[: len(input_ids[number])]
+
+
+def last_states(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[Sequence[int]], batch_size: int = 64
+) -> list[torch.Tensor]:
+    """The last states ``(tokens, hidden_size)`` of each text in the order of the texts; see `read_texts`."""
+    found = {number: states.clone() for number, states in read_texts(model, tokenizer, input_ids, batch_size)}
+    return [found[number] for number in range(len(input_ids))]
 
 
 def mean_vectors(states: Sequence[torch.Tensor]) -> torch.Tensor:

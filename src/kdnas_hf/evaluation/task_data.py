@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import re
@@ -17,6 +18,7 @@ from transformers.utils import logging
 from ..data import embedded_intents
 from ..data.local_files import LocalFile, find_local_files
 from ..students.task_heads import TOKEN_CLASSIFICATION
+from .metrics import METRICS
 from .task import Example, LanguageData, Task
 
 logger = logging.get_logger(__name__)
@@ -43,7 +45,7 @@ class TaskData:
         train: Examples to train on, in the task's training language.
         validation: Examples of the same language that decide when to stop; none of them is tested on.
         test: Examples to test on, by language.
-        from_hub: Whether they are the task's data set on the Hub, and no files that may differ from it.
+        from_hub: Whether they are the task's splits on the Hub, and no files or others that may differ from them.
     """
 
     task: Task
@@ -65,6 +67,15 @@ class TaskData:
             if missing:
                 absent[language] = missing
         return absent
+
+    def score(self, examples: Sequence[Example], predicted: Sequence[Any]) -> dict[str, float]:
+        """Values of the task's metric, given what `EncodedExamples.name_labels` makes of predicted labels."""
+        references = [
+            [self.labels[number] for number in e.label] if isinstance(e.label, list) else self.labels[e.label]
+            for e in examples
+        ]
+        computed: Any = METRICS[self.task.metric]().compute(predictions=list(predicted), references=references)
+        return {name: float(value) for name, value in computed.items()}
 
     def fingerprint(self) -> str:
         """What tells these data from others: a hash of all examples, the labels and the metric."""
@@ -102,6 +113,7 @@ def load_task_data(
     max_train_examples: int | None = None,
     max_test_examples: int | None = None,
     seed: int = 0,
+    prefer_development: bool = False,
 ) -> TaskData:
     """Load a task's examples.
 
@@ -119,6 +131,7 @@ def load_task_data(
         max_train_examples: The most examples to train on, a sample drawn by ``seed``.
         max_test_examples: The most examples of each test set: the first rows, so that parallel sets stay parallel.
         seed: Draws the samples.
+        prefer_development: Test on development splits where there are any: test splits stay unseen.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it holds no files of the task.
@@ -126,11 +139,11 @@ def load_task_data(
     """
     rows: _LocalRows | _EmbeddedRows | _HubRows
     if data_dir is not None:
-        rows = _LocalRows(task, Path(data_dir))
+        rows = _LocalRows(task, Path(data_dir), prefer_development)
     elif task.embedded is not None:
         rows = _EmbeddedRows(task)
     else:
-        rows = _HubRows(task)
+        rows = _HubRows(task, prefer_development)
     found = rows.languages()
     wanted = found if languages is None else list(languages)
     missing = [language for language in wanted if language not in found]
@@ -166,7 +179,8 @@ def load_task_data(
     if max_train_examples is not None and len(train.examples) > max_train_examples:
         train.examples = train.examples[:max_train_examples]
         train.source += f" (a sample of {max_train_examples})"
-    return TaskData(task, names, train, validation, test, from_hub=isinstance(rows, _HubRows))
+    from_hub = isinstance(rows, _HubRows) and not prefer_development
+    return TaskData(task, names, train, validation, test, from_hub)
 
 
 Rows = Iterable[Mapping[str, Any]]
@@ -175,7 +189,7 @@ Rows = Iterable[Mapping[str, Any]]
 class _LocalRows:
     """Rows of local files."""
 
-    def __init__(self, task: Task, folder: Path) -> None:
+    def __init__(self, task: Task, folder: Path, prefer_development: bool = False) -> None:
         if task.local is None:
             raise ValueError(f"task {task.name} does not say what its local files are called (local: train, test).")
         if not folder.is_dir():
@@ -183,6 +197,8 @@ class _LocalRows:
         self.task = task
         self.names = task.local
         self.where = str(folder)
+        # a stable sort: development splits first, the others as they were
+        self.test_splits = sorted(TEST_SPLITS, key=lambda s: prefer_development and s not in VALIDATION_SPLITS)
         self.files: dict[str, dict[str, dict[str, LocalFile]]] = defaultdict(lambda: defaultdict(dict))
         for path in sorted(folder.rglob("*.jsonl*")):
             match = _FILE_NAME.match(path.name)
@@ -213,7 +229,7 @@ class _LocalRows:
     def _test_file(self, language: str) -> tuple[str, str] | None:
         for name in self.names.test:
             splits = self.files.get(name, {}).get(language, {})
-            for split in TEST_SPLITS:
+            for split in self.test_splits:
                 trained = split == "train" and language == self.task.train_language
                 if split in splits and not trained:
                     return name, split
@@ -268,12 +284,13 @@ class _EmbeddedRows:
 class _HubRows:
     """Rows of a data set of the Hub."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, prefer_development: bool = False) -> None:
         if task.hub is None:
             raise ValueError(f"task {task.name} names no data on the Hub (hub: dataset, languages); give a data_dir.")
         self.task = task
         self.hub = task.hub
         self.where = task.hub.dataset
+        self.prefer_development = prefer_development
 
     def languages(self) -> list[str]:
         return sorted(self.hub.languages)
@@ -286,8 +303,8 @@ class _HubRows:
             dataset: Any = load_dataset(self.hub.dataset, config, split=split)
         except Exception as error:
             raise ValueError(
-                f"task {self.task.name}: {self.hub.dataset} ({config}, split {split}) cannot be loaded: "
-                f"{type(error).__name__}: {error}"
+                f"task {self.task.name}: {self.hub.dataset} ({config}, split {split}) cannot be loaded "
+                f"({type(error).__name__}: {error}); reach the Hub, or give the task's files in data_dir."
             ) from error
         missing = [column for column in self.task.columns if column not in dataset.column_names]
         if missing:
@@ -309,9 +326,14 @@ class _HubRows:
         return list(rows), source
 
     def test(self, language: str) -> tuple[Rows, str] | None:
+        if self.prefer_development:
+            with contextlib.suppress(ValueError):  # not all languages have one
+                return self._rows(language, self.hub.validation)
         return self._rows(language, self.hub.test)
 
     def validation(self) -> tuple[Rows, str] | None:
+        if self.prefer_development:
+            return None  # it is tested on
         return self._rows(self.task.train_language, self.hub.validation)
 
 

@@ -15,6 +15,7 @@ from .memory import peak_memory_mb
 from .onnx_graph import export_onnx
 from .quantization import quantize_onnx, quantize_openvino
 from .score import mean_score
+from .shape_costs import Sizes, shape_costs
 
 __all__ = [
     "BACKENDS",
@@ -25,6 +26,7 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "ExportedModel",
+    "Sizes",
     "artefact_files",
     "calibration_texts",
     "compare_outputs",
@@ -42,5 +44,6 @@ __all__ = [
     "quantize_word_embeddings",
     "read_exports",
     "require_runtime",
+    "shape_costs",
     "text_batches",
 ]

@@ -116,7 +116,7 @@ def make_runner(
         return TorchRunner(model, chosen.precision, chosen.compiled, device)
     batches = []
     for sequence_length in (16, 32):
-        ids, mask = LatencyBenchmark(batch_size=2, sequence_length=sequence_length).dummy_inputs(model.config)
+        ids, mask = LatencyBenchmark(batch_size=2).dummy_inputs(model.config, sequence_length)
         batches.append({"input_ids": ids, "attention_mask": mask})
     path = make_artefact(model, folder, chosen, batches, graph=graph)
     return ExportedModel(path, chosen, model.config, threads)

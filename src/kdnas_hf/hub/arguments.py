@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..search.budgets import LatencyBudget, parse_budgets
+from ..search.budgets import Budget, parse_budgets
 from ..search.report import BUDGETS
 
 
@@ -93,7 +93,7 @@ class PublishArguments:
             raise ValueError("commit_message must not be empty.")
 
     @property
-    def budgets(self) -> list[LatencyBudget]:
+    def budgets(self) -> list[Budget]:
         """The budgets of all_budgets, the widest first."""
         return parse_budgets(self.speedup_budgets, self.latency_budgets) or list(BUDGETS)
 

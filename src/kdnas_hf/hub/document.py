@@ -57,8 +57,9 @@ def document_search(
             measure_latency(folder, setup.teacher, benchmark)
             if search_args.latency_backend != "torch":
                 measure_latency(folder, setup.teacher, benchmark, search_args.latency_backend)
-            layers = {f"eval_r2_layer_{layer}": r2 for layer, r2 in student.r2_per_layer.items()}
-            metrics = {"eval_r2": student.r2, **layers}
+            metrics = {f"eval_r2_layer_{layer}": r2 for layer, r2 in student.quality_per_layer.items()}
+            if metrics:  # hidden states were learned, and quality is R²
+                metrics["eval_r2"] = student.quality
             record_training(folder, setup, training_args, student.tokens, metrics, result.log_history)
         cards.append(write_model_card(folder))
     return cards

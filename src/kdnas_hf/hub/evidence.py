@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,21 +25,16 @@ from transformers.utils import logging
 from ..data import DataArguments
 from ..data.local_files import find_local_files
 from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
-from ..evaluation import EvaluationResults
+from ..evaluation import EvaluationResults, parse_quality
 from ..export import ArtefactRecord, read_exports
-from ..latency import DeviceFingerprint, LatencyReport
-from ..search import (
-    Architecture,
-    ArchitectureRecord,
-    DistilledStudent,
-    SearchArguments,
-    SearchResult,
-    training_configuration,
-)
-from ..search.budgets import LatencyBudget
+from ..latency import DeviceFingerprint, LatencyReport, describe_lengths
+from ..search import Architecture, DistilledStudent, SearchArguments, SearchResult, training_configuration
+from ..search.budgets import Budget
 from ..search.report import PLOT_FILE as PARETO_PLOT
+from ..search.report import Comparison, compare
+from ..search.result import Confirmation, best_known
+from ..search.trial import Trial
 from ..utils.atomic_files import write_atomically
-from ..utils.json_lines import JsonLines
 from ..utils.package_versions import package_versions
 from .public_text import public, public_command, public_values
 
@@ -49,7 +43,7 @@ logger = logging.get_logger(__name__)
 EVIDENCE_FOLDER = "evidence"
 TRAINING_FILE = "training.json"
 SEARCH_FILE = "search.json"
-LEDGER_FILE = "architectures.jsonl"
+TRIALS_FILE = "architectures.jsonl"
 LATENCY_FILE = "latency.json"
 EVALUATIONS_FILE = "evaluations.json"
 COMPRESSION_FILE = "compression.json"
@@ -164,32 +158,46 @@ class SearchEvidence:
         rank: Its place among the students that the search distilled, from 1, by reward.
         controller: Who chose the candidates.
         space: Members of the search space.
-        min_speedup: Hard constraint on the speed-up; 0 is none.
+        budget: Limits on every student, by the names of `Budget`'s fields; empty if there were none.
         latency_method: How latency was measured during the search.
         seconds: Wall-clock time by stage.
-        records: Every architecture that was measured.
-        max_latency_ms: Hard constraint on the latency, in milliseconds; None is none.
+        trials: Every architecture that was chosen.
+        confirmations: The shapes that were measured again with further seeds, and those that they were compared with.
+        label: What quality is called: ``"R²"`` where hidden states were learned, ``"intents probe"`` of a probe.
     """
 
     architecture: Architecture
     rank: int
     controller: str
     space: int
-    min_speedup: float
+    budget: dict[str, float]
     latency_method: str
     seconds: dict[str, float]
-    records: list[ArchitectureRecord]
-    max_latency_ms: float | None = None
+    trials: list[Trial]
+    confirmations: list[Confirmation]
+    label: str = "R²"
 
     @property
-    def budget(self) -> LatencyBudget:
+    def constraint(self) -> Budget:
         """The hard constraint."""
-        return LatencyBudget(self.min_speedup, math.inf if self.max_latency_ms is None else self.max_latency_ms)
+        return Budget(**self.budget)
 
     @property
-    def record(self) -> ArchitectureRecord | None:
-        """What the search measured of this shape."""
-        return next((record for record in self.records if record.architecture == self.architecture), None)
+    def shape(self) -> Confirmation | None:
+        """What is known of this shape, with further seeds if there are any."""
+        return next(
+            (one for one in best_known(self.trials, self.confirmations) if one.architecture == self.architecture), None
+        )
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether this shape was measured again."""
+        return any(one.architecture == self.architecture for one in self.confirmations)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """This shape against rules of thumb and random ones; None if it was not confirmed, or had no opponent."""
+        return compare(self.confirmations, winner=self.architecture, label=self.label)
 
 
 @dataclass(frozen=True)
@@ -199,7 +207,7 @@ class LatencyEvidence:
     Attributes:
         backend: What ran the models, and in which precision.
         batch_size: Texts in a call.
-        sequence_length: Tokens in a text.
+        sequence_length: Tokens in a text, or several lengths with their shares.
         threads: CPU threads.
         samples: Timed calls of each model.
         student_ms: The student's median, in milliseconds.
@@ -212,7 +220,7 @@ class LatencyEvidence:
 
     backend: str
     batch_size: int
-    sequence_length: int
+    sequence_length: str
     threads: int
     samples: int
     student_ms: float
@@ -318,8 +326,12 @@ class StudentEvidence:
                 and TrainingEvidence(**training | {"curve": [CurvePoint(**point) for point in training["curve"]]}),
                 search=search
                 and SearchEvidence(
-                    **search | {"architecture": Architecture(**search["architecture"])},
-                    records=JsonLines(evidence / LEDGER_FILE, ArchitectureRecord.from_json).read(),
+                    **search
+                    | {
+                        "architecture": Architecture(**search["architecture"]),
+                        "confirmations": [Confirmation.from_dict(one) for one in search["confirmations"]],
+                    },
+                    trials=_read_trials(evidence / TRIALS_FILE),
                 ),
                 latency=[LatencyEvidence(**row) for row in _read(evidence / LATENCY_FILE) or []],
                 evaluations=_read_evaluations(evidence / EVALUATIONS_FILE),
@@ -391,7 +403,7 @@ def record_training(
 def record_search(
     student: str | Path, result: SearchResult, found: DistilledStudent, args: SearchArguments, space: int
 ) -> SearchEvidence:
-    """Keep how a student's shape was found: the ledger, the plot and the search's own figures.
+    """Keep how a student's shape was found: trials, confirmations, the plot and the search's own figures.
 
     Args:
         student: The student's directory.
@@ -400,25 +412,35 @@ def record_search(
         args: Of the search.
         space: Members of the search space.
     """
+    _, task = parse_quality(args.quality)
     evidence = SearchEvidence(
         architecture=found.architecture,
         rank=result.students.index(found) + 1,
         controller=args.controller,
         space=space,
-        min_speedup=args.speedup,
-        max_latency_ms=None if args.latency_budget is None else args.budget.latency_ms,
+        budget=args.budget.limits,
         latency_method=result.latency_method,
         seconds=dict(result.cost),
-        records=list(result.records),
+        trials=list(result.trials),
+        confirmations=list(result.confirmations),
+        label=f"{Path(task).stem} probe" if task else "R²" if found.quality_per_layer else "1 - L",
     )
-    folder = Path(student) / EVIDENCE_FOLDER
-    values = asdict(evidence)
-    del values["records"]
-    _write(folder / SEARCH_FILE, values)
-    JsonLines(folder / LEDGER_FILE, ArchitectureRecord.from_json).set_to(evidence.records)
+    write_search(student, evidence)
     if (result.folder / PARETO_PLOT).is_file():
-        shutil.copyfile(result.folder / PARETO_PLOT, folder / PARETO_PLOT)
+        shutil.copyfile(result.folder / PARETO_PLOT, Path(student) / EVIDENCE_FOLDER / PARETO_PLOT)
     return evidence
+
+
+def write_search(student: str | Path, evidence: SearchEvidence) -> None:
+    """Write what `record_search` keeps, but the plot, into a student's directory."""
+    folder = Path(student) / EVIDENCE_FOLDER
+    values = vars(evidence) | {
+        "architecture": evidence.architecture.as_dict(),
+        "confirmations": [one.to_dict() for one in evidence.confirmations],
+    }
+    del values["trials"]
+    _write(folder / SEARCH_FILE, values)
+    write_atomically(folder / TRIALS_FILE, "".join(f"{trial.to_json()}\n" for trial in evidence.trials))
 
 
 def record_latency(
@@ -437,7 +459,7 @@ def record_latency(
     measured = LatencyEvidence(
         backend=mine.backend,
         batch_size=report.batch_size,
-        sequence_length=report.sequence_length,
+        sequence_length=describe_lengths(report.sequence_length),
         threads=report.threads,
         samples=min(mine.samples, teachers.samples),
         student_ms=mine.median_ms,
@@ -544,6 +566,13 @@ def _is_hub_id(name: str) -> bool:
         return name != "embedded" and not Path(name).exists() and find_local_files(name) is None
     except (FileNotFoundError, ValueError):  # files that are no longer there
         return False
+
+
+def _read_trials(path: Path) -> list[Trial]:
+    try:
+        return [Trial.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove {path.with_name(SEARCH_FILE)}.") from error
 
 
 def _read_evaluations(path: Path) -> list[EvaluationResults]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from ..evaluation import EvaluationResults
 from ..evaluation.report import plot_scores
 from ..evaluation.results import STUDENT
 from ..export.backends import ONNX_FOLDER, OPENVINO_FOLDER
-from ..search.front import pareto_front
+from ..search.budgets import written
 from ..search.report import PLOT_FILE as PARETO_PLOT
+from ..search.report import comparison_table
+from ..search.result import SEARCH, pareto_front
 from ..utils.markdown_table import markdown_table
 from ..version import __version__
 from .eval_results import model_index, write_eval_results
@@ -222,9 +225,12 @@ def render_card(
         search=search,
         teacher=_teacher(training),
         summary=_summary(evidence),
-        shape=_shape(config),
+        shape=_shape(config, search),
+        outcomes=_outcomes(search) if search else "",
+        confirmed=_confirmed(search) if search else "",
         front=_front(search) if search else "",
-        on_front=search is not None and search.record in pareto_front(search.records),
+        on_front=search is not None and search.shape in pareto_front(search.trials, search.confirmations),
+        comparison_table=comparison_table(search.comparison) if search and search.comparison else "",
         siblings=_siblings(siblings),
         latency=_latency(evidence),
         exports=_exports(evidence, artefacts),
@@ -304,7 +310,7 @@ def parameters(config: PretrainedConfig) -> tuple[int, int]:
     return sum(p.numel() for p in model.parameters()) - embeddings - pooler, embeddings
 
 
-def _shape(config: PretrainedConfig) -> str:
+def _shape(config: PretrainedConfig, search: SearchEvidence | None) -> str:
     def shown(value: Any) -> str:
         return " / ".join(str(one) for one in value) if isinstance(value, list | tuple) else str(value)
 
@@ -319,6 +325,10 @@ def _shape(config: PretrainedConfig) -> str:
         ["embedding size", shown(embedding_size or config.hidden_size)],
         ["longest text", f"{_max_tokens(config)} tokens"],
     ]
+    if search is not None and search.shape is not None:
+        titles = {"size_mb": "size in the search's backend", "memory_mb": "memory", "flops": "operations of a call"}
+        costs = search.shape.costs
+        rows += [[title, written(name, costs[name])] for name, title in titles.items() if name in costs]
     return markdown_table(["choice", "value"], rows)
 
 
@@ -326,16 +336,40 @@ def _max_tokens(config: PretrainedConfig) -> int:
     return getattr(config, "max_tokens", config.max_position_embeddings - (config.pad_token_id or 0) - 1)
 
 
+def _outcomes(search: SearchEvidence) -> str:
+    counts = Counter(trial.failure or trial.state for trial in search.trials)
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+
+
+def _confirmed(search: SearchEvidence) -> str:
+    """The shape's figures with further seeds, as the search's own is its luckiest; and whose shape it is."""
+    again = search.shape
+    if again is None or not search.is_confirmed:
+        return (
+            f"Its {search.label} in the search is that of one seed, and the best of many such readings is partly luck: "
+            "it was not measured again."
+        )
+    origin = ""
+    if again.origin != SEARCH:
+        what = f"a rule of thumb, {again.origin}" if again.is_rule else "a random shape"
+        origin = f"The controller did not choose it: it is {what}, which was measured beside the best candidates. "
+    seeds = f" ± {again.deviation:.4f} (standard deviation over seeds)" if len(again.qualities) > 1 else ""
+    return (
+        f"{origin}It was distilled briefly once more with each of {len(again.qualities)} further seed(s), and timed "
+        f"with more calls: {search.label} {again.quality:.4f}{seeds}, {again.latency.student_ms:.2f} ms, "
+        f"{again.speedup:.2f}x."
+    )
+
+
 def _front(search: SearchEvidence) -> str:
-    front = pareto_front(search.records)
-    shown = [*front]
-    if search.record is not None and search.record not in front:
-        shown = sorted([*front, search.record], key=lambda record: -record.speedup)
+    shown = pareto_front(search.trials, search.confirmations)
+    if search.shape is not None and search.shape not in shown:
+        shown.append(search.shape)
     rows = []
-    for record in shown:
-        cells = [str(record.architecture), f"{record.r2:.3f}", f"{record.latency_ms:.2f}", f"{record.speedup:.2f}x"]
-        rows.append([f"**{cell}**" for cell in cells] if record.architecture == search.architecture else cells)
-    return markdown_table(["architecture", "R²", "latency (ms)", "speed-up"], rows)
+    for one in sorted(shown, key=lambda shape: -shape.speedup):
+        cells = [str(one.architecture), f"{one.quality:.3f}", f"{one.latency.student_ms:.2f}", f"{one.speedup:.2f}x"]
+        rows.append([f"**{cell}**" for cell in cells] if one.architecture == search.architecture else cells)
+    return markdown_table(["architecture", search.label, "latency (ms)", "speed-up"], rows)
 
 
 def _siblings(siblings: Sequence[Sibling]) -> str:
@@ -436,10 +470,14 @@ def _provenance(training: TrainingEvidence, search: SearchEvidence | None) -> st
     names = ", ".join(f"{name} {version}" for name, version in training.versions.items())
     lines = [f"- {training.date}, seed {training.seed}, on {training.device}.", f"- {names}."]
     if search is not None:
-        stages = {"mini_kd": "brief distillations", "latency": "latency", "distillation": "the full distillation"}
-        spent = ", ".join(
-            f"{names} {_duration(search.seconds[k])}" for k, names in stages.items() if k in search.seconds
-        )
+        stages = {
+            "design": "latencies before the first episode",
+            "latency": "latency",
+            "mini_kd": "brief distillations",
+            "confirmation": "confirmation with further seeds",
+            "distillation": "the full distillation",
+        }
+        spent = ", ".join(f"{name} {_duration(search.seconds[k])}" for k, name in stages.items() if k in search.seconds)
         total = search.seconds.get("total")
         lines.append(f"- Time: {spent}{f'; {_duration(total)} in all' if total else ''}.")
     return "\n".join(lines)

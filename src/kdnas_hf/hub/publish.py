@@ -14,9 +14,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from transformers.utils import logging
 
-from ..search import Architecture, DistilledStudent
-from ..search.budgets import LatencyBudget
-from ..search.search import RESULTS_FILE
+from ..search.budgets import Budget
+from ..search.result import RESULTS_FILE, DistilledStudent
 from .arguments import PublishArguments
 from .evidence import StudentEvidence
 from .model_card import CARD_FILE, TAGS, Sibling, is_edited, repository_name
@@ -62,15 +61,15 @@ class Publication:
 
 @dataclass(frozen=True)
 class BudgetStudent:
-    """A student of a search and the latency budget that it is the best for.
+    """A student of a search and the budget that it is the best for.
 
     Attributes:
-        budget: How fast a student must be.
+        budget: What a student may cost.
         path: The student's directory.
         student: What was measured of it.
     """
 
-    budget: LatencyBudget
+    budget: Budget
     path: Path
     student: DistilledStudent
 
@@ -179,7 +178,7 @@ def publish(
         FileNotFoundError: If there is no student.
         PublicationError: If it cannot be published; the message says what to do.
     """
-    students: list[tuple[LatencyBudget | None, Path]] = [(None, Path(args.student))]
+    students: list[tuple[Budget | None, Path]] = [(None, Path(args.student))]
     if args.all_budgets:
         found = students_by_budget(args.student, args.budgets)
         students = [(student.budget, student.path) for student in found]
@@ -220,8 +219,8 @@ def publish(
     return published
 
 
-def students_by_budget(run: str | Path, budgets: Sequence[LatencyBudget]) -> list[BudgetStudent]:
-    """For each budget the student of the highest R² that meets it; one that is best for several counts for the last.
+def students_by_budget(run: str | Path, budgets: Sequence[Budget]) -> list[BudgetStudent]:
+    """For each budget the student of the highest quality that meets it; the best for several counts for the last.
 
     Args:
         run: Directory of a search.
@@ -235,12 +234,12 @@ def students_by_budget(run: str | Path, budgets: Sequence[LatencyBudget]) -> lis
     if not path.is_file():
         raise FileNotFoundError(f"{path}: all_budgets needs the directory of a finished search.")
     values = json.loads(path.read_text(encoding="utf-8"))
-    students = [DistilledStudent(**v | {"architecture": Architecture(**v["architecture"])}) for v in values]
+    students = [DistilledStudent.from_dict(one) for one in values]
     best: dict[str, BudgetStudent] = {}
     for budget in budgets:
         able = [student for student in students if budget.met_by(student)]
         if able:
-            student = max(able, key=lambda student: student.r2)
+            student = max(able, key=lambda student: student.quality)
             best.pop(student.path, None)  # it moves to the end
             best[student.path] = BudgetStudent(budget, Path(run) / student.path, student)
     if not best:
@@ -250,7 +249,7 @@ def students_by_budget(run: str | Path, budgets: Sequence[LatencyBudget]) -> lis
     return list(best.values())
 
 
-def _repo_id(args: PublishArguments, evidence: StudentEvidence, budget: LatencyBudget | None) -> str:
+def _repo_id(args: PublishArguments, evidence: StudentEvidence, budget: Budget | None) -> str:
     name = args.repo_id or f"<owner>/{repository_name(evidence.config)}"
     return name if budget is None else f"{name}-{budget.slug}"
 
@@ -274,7 +273,7 @@ def _collect(
         collection = repositories.api.create_collection(
             f"KDNAS students{of}"[:60],
             namespace=owner,
-            description="Students of one architecture search, for several latency budgets.",
+            description="Students of one architecture search, for several budgets.",
             private=args.private,
             exists_ok=True,
         )

@@ -4,6 +4,7 @@ from .benchmark import LatencyBenchmark, LatencyMeasurement, LatencyReport, Nois
 from .fingerprint import DeviceFingerprint
 from .latency import Latency
 from .runner import Runner, TorchRunner
+from .sequence_lengths import SequenceLengths, describe_lengths, parse_lengths, shares_of
 from .stand_in import stand_in
 
 __all__ = [
@@ -14,6 +15,10 @@ __all__ = [
     "LatencyReport",
     "NoisyMeasurementError",
     "Runner",
+    "SequenceLengths",
     "TorchRunner",
+    "describe_lengths",
+    "parse_lengths",
+    "shares_of",
     "stand_in",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,7 +18,8 @@ from transformers.utils import logging
 
 from ..utils.markdown_table import markdown_table
 from .fingerprint import DeviceFingerprint
-from .runner import EAGER_FLOAT32, Runner, TorchRunner
+from .runner import EAGER_FLOAT32, Runner, TorchRunner, check_device
+from .sequence_lengths import SequenceLengths, describe_lengths, shares_of
 
 logger = logging.get_logger(__name__)
 
@@ -26,6 +28,7 @@ class NoisyMeasurementError(RuntimeError):
     """Timed calls varied more than was allowed, every time."""
 
 
+_TimedCall = Callable[[], float]  # seconds of a call
 # what runtimes say, and transformers 4 of models that keep token types for the positions they have
 _TOO_LONG = ("out of range", "out of bounds", "The expanded size of the tensor")
 
@@ -37,7 +40,7 @@ class LatencyMeasurement:
     Attributes:
         median_ms: Median (p50) of the timed calls, in milliseconds.
         iqr_ms: Interquartile range, in milliseconds.
-        samples: Number of timed calls.
+        samples: Number of timed calls, of each length.
         p95_ms: 95th percentile, in milliseconds; None if it was not kept.
         backend: What ran the model, and in which precision.
         peak_memory_mb: Memory of the accelerator that the model and its calls took at most, in MB (10^6 bytes); None
@@ -53,18 +56,19 @@ class LatencyMeasurement:
 
     @classmethod
     def from_seconds(
-        cls, seconds: list[float], backend: str = EAGER_FLOAT32, peak_memory_mb: float | None = None
+        cls,
+        seconds: Sequence[float] | Sequence[Sequence[float]],
+        backend: str = EAGER_FLOAT32,
+        peak_memory_mb: float | None = None,
+        shares: Sequence[float] = (1.0,),
     ) -> LatencyMeasurement:
-        """Summarise timed calls."""
-        low, median, high, slow = np.percentile(np.array(seconds) * 1000, [25, 50, 75, 95])
-        return cls(
-            median_ms=float(median),
-            iqr_ms=float(high - low),
-            samples=len(seconds),
-            p95_ms=float(slow),
-            backend=backend,
-            peak_memory_mb=peak_memory_mb,
-        )
+        """Summarize timed calls ``(calls,)``, or ``(lengths, calls)`` by means of the lengths' quantiles.
+
+        Means are weighted by the shares of the lengths: of their medians, it is the expected latency of a text.
+        """
+        timed = np.atleast_2d(seconds)
+        low, median, high, slow = np.percentile(timed * 1000, [25, 50, 75, 95], axis=1) @ np.array(shares)
+        return cls(float(median), float(high - low), timed.shape[1], float(slow), backend, peak_memory_mb)
 
     @property
     def spread(self) -> float:
@@ -79,18 +83,20 @@ class LatencyReport:
     Attributes:
         measurements: By the model's name.
         batch_size: Texts in a call.
-        sequence_length: Tokens in a text, none of them padding.
+        sequence_length: Tokens in a text, none of them padding; of several lengths their shares of the calls.
         threads: CPU threads.
         fingerprint: The machine.
         max_spread: Interquartile range, as a share of the median, above which a measurement counts as noisy.
+        throughput: Whether calls did not wait for each other.
     """
 
     measurements: dict[str, LatencyMeasurement]
     batch_size: int
-    sequence_length: int
+    sequence_length: SequenceLengths
     threads: int
     fingerprint: DeviceFingerprint = field(compare=False)
     max_spread: float | None = None
+    throughput: bool = False
 
     @property
     def noisy(self) -> list[str]:
@@ -105,7 +111,8 @@ class LatencyReport:
 
     def tokens_per_second(self, name: str) -> float:
         """Tokens that a model reads in a second, by its median."""
-        return self.batch_size * self.sequence_length * 1000 / self.measurements[name].median_ms
+        tokens = sum(tokens * share for tokens, share in shares_of(self.sequence_length).items())
+        return self.batch_size * tokens * 1000 / self.measurements[name].median_ms
 
     def to_json(self) -> str:
         """The report as JSON."""
@@ -122,17 +129,9 @@ class LatencyReport:
         for name, measured in self.measurements.items():
             ratio = f"{self.speedup(name, reference):.2f}x" if reference in self.measurements else ""
             p95 = "" if measured.p95_ms is None else f"{measured.p95_ms:.2f}"
-            rows.append(
-                [
-                    name,
-                    *([measured.backend] if several else []),
-                    f"{measured.median_ms:.2f}",
-                    f"{measured.iqr_ms:.2f}",
-                    p95,
-                    f"{self.tokens_per_second(name):,.0f}",
-                    ratio,
-                ]
-            )
+            figures = [f"{measured.median_ms:.2f}", f"{measured.iqr_ms:.2f}", p95]
+            tokens = f"{self.tokens_per_second(name):,.0f}"
+            rows.append([name, *([measured.backend] if several else []), *figures, tokens, ratio])
         lines = [markdown_table([*header, "speed-up"], rows), "", self.describe_method()]
         if self.noisy:
             lines += ["", f"**Noisy**: {self.describe_noise()}"]
@@ -147,7 +146,7 @@ class LatencyReport:
         """One sentence on how the latencies were measured."""
         samples = min(measured.samples for measured in self.measurements.values())
         backends = " / ".join(self.backends)
-        return _method(backends, self.batch_size, self.sequence_length, self.threads, samples, self.fingerprint)
+        return _method(self, backends, samples, self.fingerprint)
 
     def describe_noise(self) -> str:
         """What varied too much; empty if nothing did."""
@@ -160,12 +159,13 @@ class LatencyReport:
         )
 
 
-def _method(
-    backends: str, batch_size: int, sequence_length: int, threads: int, samples: int, fingerprint: DeviceFingerprint
-) -> str:
+def _method(how: LatencyReport | LatencyBenchmark, backends: str, samples: int, fingerprint: DeviceFingerprint) -> str:
+    lengths = how.sequence_length
+    mean = "" if isinstance(lengths, int) else "mean of the medians weighted by these shares, "
+    waiting = "throughput of calls that do not wait for each other, " if how.throughput else ""
     return (
-        f"{backends}, {batch_size} x {sequence_length} tokens, {threads} thread(s), models interleaved, "
-        f"{samples} timed calls each after warm-up, on {fingerprint}."
+        f"{backends}, {how.batch_size} x {describe_lengths(lengths)} tokens, {mean}{waiting}{how.threads} thread(s), "
+        f"models interleaved, {samples} timed calls each after warm-up, on {fingerprint}."
     )
 
 
@@ -178,22 +178,25 @@ class LatencyBenchmark:
 
     Args:
         batch_size: Texts in a call.
-        sequence_length: Tokens in a text.
+        sequence_length: Tokens in a text; or several lengths with weights, and then a model's latency is the weighted
+            mean of its medians over the lengths: the expected latency of texts of which so many have each length.
         threads: CPU threads during the measurement; they are set back afterwards.
         repeats: Timed calls of each model.
         warmup: Rounds, of a call of every model, that are not counted.
-        device: A torch device, for modules; runners have their own.
+        device: ``cpu``, ``cuda`` or ``cuda:<index>``, for modules; runners have their own.
         calls_per_turn: Timed calls of a model before it is the next one's turn.
         max_spread: A measurement is noisy whose interquartile range exceeds this share of its median; None: none is.
         attempts: A noisy measurement is repeated until there were so many; the least noisy counts, and says so.
         refuse_noise: Whether a measurement that stays noisy is an error.
+        throughput: Whether what is timed is a call among ``calls_per_turn`` that do not wait for each other, as an
+            accelerator works off a queue; by default the time from a call to its result. On a CPU they are the same.
 
     Raises:
-        ValueError: If a value is not positive.
+        ValueError: If a value is not positive, or the device cannot be had.
     """
 
     batch_size: int = 1
-    sequence_length: int = 128
+    sequence_length: SequenceLengths = 128
     threads: int = 1
     repeats: int = 15
     warmup: int = 3
@@ -202,11 +205,14 @@ class LatencyBenchmark:
     max_spread: float | None = 0.25
     attempts: int = 3
     refuse_noise: bool = False
+    throughput: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "sequence_length", "threads", "repeats", "calls_per_turn", "attempts"):
+        for name in ("batch_size", "threads", "repeats", "calls_per_turn", "attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        shares_of(self.sequence_length)
+        check_device(self.device)
         if self.warmup < 0:
             raise ValueError(f"warmup={self.warmup} must not be negative.")
         if self.max_spread is not None and self.max_spread <= 0:
@@ -214,10 +220,9 @@ class LatencyBenchmark:
 
     def describe_method(self, backend: str = EAGER_FLOAT32) -> str:
         """One sentence on how latencies are measured."""
-        fingerprint = DeviceFingerprint.of(self.device)
-        return _method(backend, self.batch_size, self.sequence_length, self.threads, self.repeats, fingerprint)
+        return _method(self, backend, self.repeats, DeviceFingerprint.of(self.device))
 
-    def dummy_inputs(self, config: Any) -> tuple[np.ndarray, np.ndarray]:
+    def dummy_inputs(self, config: Any, sequence_length: int) -> tuple[np.ndarray, np.ndarray]:
         """Random token ids of a model's vocabulary, and an attention mask that masks nothing.
 
         Returns:
@@ -227,7 +232,7 @@ class LatencyBenchmark:
             "feature-extraction",
             NormalizedTextConfig(config),
             batch_size=self.batch_size,
-            sequence_length=self.sequence_length,
+            sequence_length=sequence_length,
         )
         # padding and other special tokens come first
         input_ids = generator.generate("input_ids").clamp_(min=5).numpy().astype(np.int64)
@@ -251,7 +256,8 @@ class LatencyBenchmark:
         for name, runner in runners.items():
             if runner.threads not in (None, self.threads):
                 raise ValueError(f"threads={self.threads}: {name} was loaded for {runner.threads} thread(s).")
-        calls = {name: self._call(runner) for name, runner in runners.items()}
+        lengths = shares_of(self.sequence_length)
+        calls = {name: [self._call(runner, tokens) for tokens in lengths] for name, runner in runners.items()}
         best = self._measure_once(runners, calls)
         for _ in range(1, self.attempts):
             if not best.noisy:
@@ -263,51 +269,51 @@ class LatencyBenchmark:
             logger.warning(f"latency, measured {self.attempts} times: {best.describe_noise()}")
         return best
 
-    def _measure_once(self, runners: Mapping[str, Runner], calls: Mapping[str, Callable[[], object]]) -> LatencyReport:
-        seconds: dict[str, list[float]] = {name: [] for name in calls}
+    def _measure_once(self, runners: Mapping[str, Runner], calls: Mapping[str, list[_TimedCall]]) -> LatencyReport:
+        shares = shares_of(self.sequence_length)
+        seconds: dict[str, list[list[float]]] = {name: [[] for _ in shares] for name in calls}
         memory: dict[str, float] = {}
         with _threads(self.threads):
             for _ in range(self.warmup):
-                for call in calls.values():
+                for call in itertools.chain(*calls.values()):
                     call()
-            while any(len(taken) < self.repeats for taken in seconds.values()):
-                for name, call in calls.items():
+            for done in range(0, self.repeats, self.calls_per_turn):
+                for name, several in calls.items():
                     with _peak_memory(runners[name], memory, name):
-                        call()
-                        for _ in range(min(self.calls_per_turn, self.repeats - len(seconds[name]))):
-                            start = time.perf_counter()
+                        for call, taken in zip(several, seconds[name], strict=True):
                             call()
-                            seconds[name].append(time.perf_counter() - start)
+                            taken += [call() for _ in range(min(self.calls_per_turn, self.repeats - done))]
         libraries: dict[str, str] = {}
         for runner in runners.values():
             libraries |= runner.libraries
-        devices = {runner.device for runner in runners.values()}
-        return LatencyReport(
-            measurements={
-                name: LatencyMeasurement.from_seconds(values, runners[name].backend, memory.get(name))
-                for name, values in seconds.items()
-            },
-            batch_size=self.batch_size,
-            sequence_length=self.sequence_length,
-            threads=self.threads,
-            fingerprint=DeviceFingerprint.of(max(devices), libraries),
-            max_spread=self.max_spread,
-        )
+        fingerprint = DeviceFingerprint.of(max(runner.device for runner in runners.values()), libraries)
+        how = (self.batch_size, self.sequence_length, self.threads, fingerprint, self.max_spread, self.throughput)
+        measurements = {
+            name: LatencyMeasurement.from_seconds(timed, runners[name].backend, memory.get(name), [*shares.values()])
+            for name, timed in seconds.items()
+        }
+        return LatencyReport(measurements, *how)
 
-    def _call(self, runner: Runner) -> Callable[[], object]:
-        run = runner.prepare(*self.dummy_inputs(runner.config))
+    def _call(self, runner: Runner, sequence_length: int) -> _TimedCall:
+        run = runner.prepare(*self.dummy_inputs(runner.config, sequence_length))
+        queued = self.calls_per_turn if self.throughput else 1
 
-        def call() -> None:
+        def call() -> float:
+            start = time.perf_counter()
             try:
-                run()
+                for _ in range(queued):
+                    run()
+                if runner.device.startswith("cuda"):
+                    torch.cuda.synchronize(runner.device)
             except Exception as error:
                 if not any(sign in str(error) for sign in _TOO_LONG):
                     raise
                 positions = getattr(runner.config, "max_position_embeddings", "unknown")
                 raise ValueError(
-                    f"sequence_length={self.sequence_length} is more than a model reads "
+                    f"sequence_length={sequence_length} is more than a model reads "
                     f"(max_position_embeddings={positions}); choose a smaller one."
                 ) from error
+            return (time.perf_counter() - start) / queued
 
         return call
 
@@ -323,10 +329,10 @@ def _peak_memory(runner: Runner, found: dict[str, float], name: str) -> Iterator
         yield
         return
     weights = sum(p.numel() * p.element_size() for p in runner.model.parameters())
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats(runner.device)
+    before = torch.cuda.memory_allocated(runner.device)
     yield
-    peak = (torch.cuda.max_memory_allocated() - before + weights) / 1e6
+    peak = (torch.cuda.max_memory_allocated(runner.device) - before + weights) / 1e6
     found[name] = max(found.get(name, 0.0), peak)
 
 

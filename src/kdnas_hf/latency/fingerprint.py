@@ -12,17 +12,7 @@ from pathlib import Path
 import torch
 import transformers
 
-RELEVANT_CPU_FLAGS = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_tile",
-    "amx_bf16",
-    "amx_int8",
-    "asimd",
-    "sve",
-)
+CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "sve")
 
 
 @dataclass(frozen=True)
@@ -83,4 +73,4 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
         elif key.strip() in ("flags", "Features"):
             flags = set(value.split())
             break
-    return name, tuple(flag for flag in RELEVANT_CPU_FLAGS if flag in flags)
+    return name, tuple(flag for flag in CPU_FLAGS if flag in flags)

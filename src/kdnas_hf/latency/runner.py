@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,8 +34,24 @@ class Runner(Protocol):
     libraries: dict[str, str]
 
     def prepare(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Callable[[], object]:
-        """What runs the model once on ``(batch, sequence)`` int64 arrays, and returns when the result is there."""
+        """What runs the model once on ``(batch, sequence)`` int64 arrays.
+
+        It returns when the result is there; on CUDA, when the work is queued.
+        """
         ...
+
+
+def check_device(device: str) -> None:
+    """Check that a device can be timed, and is there.
+
+    Raises:
+        ValueError: If it cannot be had.
+    """
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
+        raise ValueError(f"device={device!r} is unknown; choose cpu, cuda or cuda:<index>.")
+    there = torch.cuda.device_count()
+    if device != "cpu" and int(device[5:] or 0) >= there:
+        raise ValueError(f"device={device!r}: torch sees {there or 'no'} CUDA device(s); choose one of them, or 'cpu'.")
 
 
 class TorchRunner:
@@ -44,7 +61,7 @@ class TorchRunner:
         model: An encoder; it is put in eval mode, and left as it is where ``precision`` and ``device`` are its own.
         precision: ``float32``, ``bfloat16`` or ``float16``; by default the model's own.
         compiled: Whether `torch.compile` compiles it; on CUDA in the mode that captures CUDA graphs.
-        device: A torch device.
+        device: ``cpu``, ``cuda`` or ``cuda:<index>``.
 
     Raises:
         ValueError: If the precision is unknown, or the device cannot be had.
@@ -57,8 +74,7 @@ class TorchRunner:
     ) -> None:
         if precision is not None and precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is unknown; choose from {', '.join(PRECISIONS)}.")
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"device={device!r}: torch sees no CUDA device; choose 'cpu'.")
+        check_device(device)
         own = next((p.dtype for p in model.parameters()), torch.float32)
         wanted = own if precision is None else PRECISIONS[precision]
         if wanted != own:
@@ -84,7 +100,5 @@ class TorchRunner:
         @torch.inference_mode()
         def call() -> None:
             self._run(**inputs)
-            if self.device.startswith("cuda"):
-                torch.cuda.synchronize()
 
         return call

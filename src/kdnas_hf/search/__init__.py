@@ -1,10 +1,10 @@
 """How a student's shape is found."""
 
-from .architecture import Architecture
+from .architecture import Architecture, StudentArguments
 from .arguments import SearchArguments
-from .budgets import LatencyBudget, parse_latency
-from .callback import Candidate, NASSearchCallback
-from .checks import check_search, student_config
+from .budgets import Budget, parse_latency
+from .callback import NASSearchCallback
+from .checks import check_search, check_shapes
 from .configuration import training_configuration
 from .controllers import (
     CONTROLLERS,
@@ -13,54 +13,52 @@ from .controllers import (
     EpsilonSchedule,
     LSTMSampler,
     OptunaSampler,
-    RewardPredictor,
     make_controller,
 )
-from .front import FrontUncertainty, front_uncertainty, pareto_front
+from .full_distillation import SearchError
 from .halving import SuccessiveHalving
 from .latency_model import LatencyModel
-from .ledger import ArchitectureRecord, Ledger
-from .report import recommend
-from .result import DistilledStudent, SearchResult
-from .reward import REWARDS, Reward
-from .search import ArchitectureSearch, SearchError
-from .shared_study import SharedStudy
+from .report import Comparison, compare, recommend
+from .result import Confirmation, DistilledStudent, SearchResult, pareto_front
+from .reward import REWARDS, HeldoutQuality, Quality, Reward
+from .search import ArchitectureSearch
+from .setting import student_config
 from .space import SearchSpace
 from .storage import StorageError
-from .student_arguments import StudentArguments
 from .study import SearchStudy
+from .trial import Trial
 
 __all__ = [
     "CONTROLLERS",
     "REWARDS",
     "Architecture",
-    "ArchitectureRecord",
     "ArchitectureSampler",
     "ArchitectureSearch",
     "BayesianSampler",
-    "Candidate",
+    "Budget",
+    "Comparison",
+    "Confirmation",
     "DistilledStudent",
     "EpsilonSchedule",
-    "FrontUncertainty",
+    "HeldoutQuality",
     "LSTMSampler",
-    "LatencyBudget",
     "LatencyModel",
-    "Ledger",
     "NASSearchCallback",
     "OptunaSampler",
+    "Quality",
     "Reward",
-    "RewardPredictor",
     "SearchArguments",
     "SearchError",
     "SearchResult",
     "SearchSpace",
     "SearchStudy",
-    "SharedStudy",
     "StorageError",
     "StudentArguments",
     "SuccessiveHalving",
+    "Trial",
     "check_search",
-    "front_uncertainty",
+    "check_shapes",
+    "compare",
     "make_controller",
     "pareto_front",
     "parse_latency",

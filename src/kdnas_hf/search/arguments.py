@@ -5,23 +5,47 @@
 from dataclasses import dataclass, field
 
 from ..export.backends import get_backend
-from .budgets import LatencyBudget, parse_budgets, parse_latency
+from ..latency import LatencyBenchmark, parse_lengths
+from ..utils.choices import check_choice
+from .budgets import Budget, parse_budgets, parse_latency
 from .controllers import CONTROLLERS, PARETO_CONTROLLERS, EpsilonSchedule
 from .halving import SuccessiveHalving
 from .reward import REWARDS, Reward
 from .storage import check_storage
+
+# fields that say how a run is started and kept; no result depends on them
+OF_THE_RUN = ("resume", "trim_vocabulary", "storage", "study_name", "worker_timeout", "warm_start", "max_hours")
+# fields that say what is chosen; what was measured of an architecture stays as it is where they change
+OF_THE_CHOICE = (
+    "controller",
+    "hand",
+    "num_episodes",
+    "candidates_per_episode",
+    "epsilon_start",
+    "epsilon_decay",
+    "asynchronous",
+    "min_improvement",
+    "pool_size",
+    "top_k",
+    "speedup_budgets",
+    "latency_budgets",
+    "confirm",
+    "confirm_seeds",
+    "compare",
+)
 
 
 @dataclass
 class SearchArguments:
     """What is searched, by whom, and what an architecture is worth.
 
-    Defaults are those of KD-NAS as published, apart from the reward, which is calibrated for R², and the controller,
-    which needs fewer candidates (docs/search.md).
+    Defaults are those of KD-NAS as published, apart from the reward, which is calibrated for R², the controller, which
+    needs fewer candidates, and the confirmation (docs/search.md).
     """
 
     space: str = field(
-        default="kdnas", metadata={"help": "Search space: a preset (kdnas, per_layer, quickstart) or a YAML file."}
+        default="kdnas",
+        metadata={"help": "Search space: a preset (kdnas, layers, per_layer, quickstart) or a YAML file."},
     )
     objective: str = field(
         default="reward",
@@ -32,15 +56,48 @@ class SearchArguments:
     )
     controller: str = field(
         default="bayesian",
-        metadata={"help": "Who chooses candidates: bayesian, lstm (published), tpe, gp, nsga2 or random."},
+        metadata={
+            "help": "Who chooses candidates: bayesian, lstm (published), tpe, gp, nsga2, random, depth (the teacher's "
+            "width, choose the depth) or hand (the list of --hand)."
+        },
     )
-    num_episodes: int = field(default=15, metadata={"help": "Episodes of the search."})
+    hand: str | None = field(
+        default=None,
+        metadata={"help": "YAML file with a list of architectures, in the order in which they are measured."},
+    )
+    num_episodes: int = field(
+        default=15, metadata={"help": "Episodes of the search; may be raised when a finished search is started again."}
+    )
     candidates_per_episode: int = field(default=20, metadata={"help": "Architectures measured in an episode."})
+    asynchronous: bool = field(
+        default=False,
+        metadata={"help": "With storage: workers do not wait for each other at the end of an episode."},
+    )
+    max_hours: float | None = field(
+        default=None, metadata={"help": "No new candidates after so many hours, counted over all starts of the run."}
+    )
+    min_improvement: float = field(
+        default=0.0,
+        metadata={
+            "help": "bayesian: no new candidates where the next is expected to improve the best reward by less than "
+            "this share of it; 0 goes on."
+        },
+    )
     epsilon_start: float = field(
         default=1.0, metadata={"help": "lstm: probability of a random candidate in the first episode."}
     )
     epsilon_decay: float = field(default=0.05, metadata={"help": "lstm: by how much that falls in each episode."})
-    reward: str = field(default="r2", metadata={"help": "Preset of alpha and beta: r2 or published."})
+    quality: str = field(
+        default="heldout",
+        metadata={
+            "help": "What a student is measured by: heldout, 1 - L of whatever the losses name on held-out text, or "
+            "probe:<task>, a linear classifier of a task of recipes/evaluate.py on its states."
+        },
+    )
+    probe_data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of local files of the task of quality=probe:<task>."}
+    )
+    reward: str = field(default="quality", metadata={"help": "Preset of alpha and beta: quality or published."})
     reward_alpha: float | None = field(
         default=None, metadata={"help": "Exponent of the latency; overrides the preset."}
     )
@@ -51,20 +108,28 @@ class SearchArguments:
             "help": "L of the reward: the last mapped layer, or the mean of all (published); overrides the preset."
         },
     )
-    reward_horizon: float | None = field(
-        default=None,
-        metadata={
-            "help": "L of the reward is extrapolated to so many times the tokens of the mini-KD; 1: as measured "
-            "(published); overrides the preset."
-        },
-    )
     speedup: float = field(
         default=0.0,
-        metadata={"help": "Hard constraint: students less than this many times faster than the teacher never win."},
+        metadata={"help": "Hard constraint: students are at least this many times faster than the teacher."},
     )
     latency_budget: str | None = field(
+        default=None, metadata={"help": "Hard constraint: highest median latency on this machine, like 5ms."}
+    )
+    max_parameters: int | None = field(
+        default=None, metadata={"help": "Hard constraint: parameters of the saved student, embeddings included."}
+    )
+    max_encoder_parameters: int | None = field(
+        default=None, metadata={"help": "Hard constraint: parameters of the layers alone."}
+    )
+    max_size_mb: float | None = field(
         default=None,
-        metadata={"help": "Hard constraint: students of a higher median latency on this machine never win; like 5ms."},
+        metadata={"help": "Hard constraint: size of the artefact of latency_backend, in MB (10^6 bytes)."},
+    )
+    max_memory_mb: float | None = field(
+        default=None, metadata={"help": "Hard constraint: peak memory of a call, measured in a process of its own."}
+    )
+    max_flops: float | None = field(
+        default=None, metadata={"help": "Hard constraint: floating-point operations of a call, like 1e9."}
     )
     mini_kd_epochs: float = field(default=5.0, metadata={"help": "Passes over the proxy set for each candidate."})
     halving_rungs: list[float] | None = field(
@@ -78,12 +143,24 @@ class SearchArguments:
     pool_size: int = field(
         default=0, metadata={"help": "Candidates trained together on one teacher pass; 0: all of an episode."}
     )
+    confirm: int = field(
+        default=3,
+        metadata={
+            "help": "How many of the best are timed again with more calls and distilled with further seeds before the "
+            "student is chosen; 0: the search's own figures decide (published)."
+        },
+    )
+    confirm_seeds: int = field(default=2, metadata={"help": "Further seeds of the confirmation."})
+    compare: int = field(
+        default=3,
+        metadata={"help": "Rules of thumb, and random shapes, of the same latency that are confirmed beside them."},
+    )
     top_k: int = field(default=1, metadata={"help": "Best architectures that are distilled on the full corpus."})
     speedup_budgets: list[float] | None = field(
         default=None,
         metadata={
             "help": "Several latency budgets, as how many times faster than the teacher. Given, the architecture of "
-            "the highest R² within each is distilled on the full corpus, in place of the top_k."
+            "the highest quality within each is distilled on the full corpus, in place of the top_k."
         },
     )
     latency_budgets: list[str] | None = field(
@@ -102,8 +179,20 @@ class SearchArguments:
             "kdnas_hf.export.BACKENDS as you will deploy it, like openvino-int8 or onnx-int8."
         },
     )
+    latency_device: str = field(default="cpu", metadata={"help": "Where latency is measured, with torch: cpu, cuda."})
+    latency_measure: str = field(
+        default="latency",
+        metadata={"help": "latency, the median time of a call, or throughput, the time of a text in a full batch."},
+    )
     latency_batch_size: int = field(default=1, metadata={"help": "Texts in a call whose latency is measured."})
     latency_sequence_length: int = field(default=128, metadata={"help": "Tokens in a text whose latency is measured."})
+    latency_lengths: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Several lengths with weights, like 32:3 128:1: the latency is the weighted mean; in place of "
+            "latency_sequence_length."
+        },
+    )
     latency_threads: int = field(default=1, metadata={"help": "CPU threads while latency is measured."})
     latency_repeats: int = field(default=15, metadata={"help": "Timed calls of each model."})
     storage: str | None = field(
@@ -122,21 +211,17 @@ class SearchArguments:
         },
     )
     warm_start: str | None = field(
-        default=None,
-        metadata={
-            "help": "Another search whose results are taken over: its run directory, study.db or storage, the latter "
-            "with #study_name if that is another."
-        },
+        default=None, metadata={"help": "Run directory of another search whose results are taken over."}
     )
     resume: bool = field(
         default=True, metadata={"help": "Go on with the run in output_dir if there is one; else refuse to touch it."}
     )
 
     def __post_init__(self) -> None:
-        if self.controller not in CONTROLLERS:
-            raise ValueError(f"controller={self.controller!r} is unknown; choose from {', '.join(CONTROLLERS)}.")
-        if self.objective not in ("reward", "pareto"):
-            raise ValueError(f"objective={self.objective!r} is unknown; choose from reward, pareto.")
+        check_choice("controller", self.controller, CONTROLLERS)
+        check_choice("objective", self.objective, ("reward", "pareto"))
+        check_choice("reward", self.reward, REWARDS)
+        check_choice("latency_measure", self.latency_measure, ("latency", "throughput"))
         if self.objective == "pareto":
             if self.controller not in PARETO_CONTROLLERS:
                 raise ValueError(
@@ -145,38 +230,41 @@ class SearchArguments:
                 )
             if self.halving_rungs is not None:
                 raise ValueError("halving_rungs compares rewards; leave it out with objective='pareto'.")
-        if self.reward not in REWARDS:
-            raise ValueError(f"reward={self.reward!r} is unknown; choose from {', '.join(REWARDS)}.")
+        if (self.controller == "hand") != (self.hand is not None):
+            raise ValueError(
+                f"controller={self.controller!r} and hand={self.hand!r} do not go together: give both "
+                "controller=hand and hand=<file.yaml>, or neither."
+            )
+        self._check_ignored()
         try:
             get_backend(self.latency_backend)
         except ValueError as error:
             raise ValueError(f"latency_{error}") from error
-        for name in (
-            "num_episodes",
-            "candidates_per_episode",
-            "top_k",
-            "latency_batch_size",
-            "latency_sequence_length",
-            "latency_threads",
-            "latency_repeats",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        at_least = dict.fromkeys(("num_episodes", "candidates_per_episode", "top_k", "confirm_seeds"), 1)
+        at_least |= dict.fromkeys(("pool_size", "confirm", "compare", "min_improvement"), 0)
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
         if self.storage is not None:
             check_storage(self.storage)
-        if self.worker_timeout <= 0:
-            raise ValueError(f"worker_timeout={self.worker_timeout} must be positive.")
-        if self.mini_kd_epochs <= 0:
-            raise ValueError(f"mini_kd_epochs={self.mini_kd_epochs} must be positive.")
-        if self.pool_size < 0:
-            raise ValueError(f"pool_size={self.pool_size} must not be negative.")
-        _ = (
-            self.epsilon,
-            self.reward_function,
-            self.halving,
-            self.budget,
-            self.budgets,
-        )  # checked before anything slow starts
+        elif self.asynchronous:
+            raise ValueError("asynchronous=true is for workers that share a study; give storage as well.")
+        for name in ("worker_timeout", "mini_kd_epochs", "max_hours"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        # checked before anything slow starts
+        _ = (self.epsilon, self.reward_function, self.halving, self.budget, self.budgets, self.latency_benchmark)
+
+    def _check_ignored(self) -> None:
+        """Refuse options of one controller that another would ignore."""
+        for names, controller in ((("epsilon_start", "epsilon_decay"), "lstm"), (("min_improvement",), "bayesian")):
+            for name in names:
+                default = self.__dataclass_fields__[name].default
+                if self.controller != controller and getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)} is an option of controller={controller}, which "
+                        f"{self.controller} does not have; leave it out."
+                    )
 
     @property
     def epsilon(self) -> EpsilonSchedule:
@@ -184,16 +272,32 @@ class SearchArguments:
         return EpsilonSchedule(self.epsilon_start, self.epsilon_decay)
 
     @property
-    def budget(self) -> LatencyBudget:
+    def budget(self) -> Budget:
         """The hard constraint on every student."""
-        if self.latency_budget is None:
-            return LatencyBudget(self.speedup)
-        return LatencyBudget(self.speedup, parse_latency(self.latency_budget))
+        limits = {"latency_ms": None if self.latency_budget is None else parse_latency(self.latency_budget)}
+        for name in ("parameters", "encoder_parameters", "size_mb", "memory_mb", "flops"):
+            limits[name] = getattr(self, f"max_{name}")
+        return Budget(self.speedup, **{name: limit for name, limit in limits.items() if limit is not None})
 
     @property
-    def budgets(self) -> list[LatencyBudget] | None:
-        """Several budgets that each get a student, the widest first; each includes the hard constraint."""
+    def budgets(self) -> list[Budget] | None:
+        """Several budgets that each get a student, the widest first; each includes the hard constraint.
+
+        Raises:
+            ValueError: If one is wider than the hard constraint.
+        """
         given = parse_budgets(self.speedup_budgets, self.latency_budgets)
+        for one in given or []:
+            if one.speedup and one.speedup < self.budget.speedup:
+                raise ValueError(
+                    f"speedup_budgets={one.speedup:g} is wider than speedup={self.speedup:g}, which every student must "
+                    "meet; leave one of them out."
+                )
+            if one.latency_ms > self.budget.latency_ms and not one.speedup:
+                raise ValueError(
+                    f"latency_budgets={one.latency_ms:g}ms is wider than latency_budget={self.latency_budget}, which "
+                    "every student must meet; leave one of them out."
+                )
         return None if given is None else [self.budget.stricter(one) for one in given]
 
     @property
@@ -209,5 +313,17 @@ class SearchArguments:
             alpha=preset.alpha if self.reward_alpha is None else self.reward_alpha,
             beta=preset.beta if self.reward_beta is None else self.reward_beta,
             layers=self.reward_layers or preset.layers,
-            horizon=preset.horizon if self.reward_horizon is None else self.reward_horizon,
+        )
+
+    @property
+    def latency_benchmark(self) -> LatencyBenchmark:
+        """Measures latency as these arguments say; ValueError, naming the field, if it cannot."""
+        lengths = parse_lengths(self.latency_lengths) if self.latency_lengths else self.latency_sequence_length
+        return LatencyBenchmark(
+            batch_size=self.latency_batch_size,
+            sequence_length=lengths,
+            threads=self.latency_threads,
+            repeats=self.latency_repeats,
+            device=self.latency_device,
+            throughput=self.latency_measure == "throughput",
         )

@@ -1,128 +1,25 @@
-"""Latency budgets: what a student may cost."""
+"""Budgets: limits on what a student may cost."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from .result import MeasuredShape
+from .trial import Trial
 
 MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1000.0, "us": 0.001}
-
-
-class Timed(Protocol):
-    """What has a latency: a candidate, a record, a student."""
-
-    @property
-    def latency_ms(self) -> float:
-        """Median latency, in milliseconds."""
-
-    @property
-    def speedup(self) -> float:
-        """How many times faster than the teacher it is."""
-
-
-@dataclass(frozen=True)
-class LatencyBudget:
-    """How fast a student must be: beside its teacher, on the machine that measures, or both.
-
-    Args:
-        speedup: How many times faster than the teacher, at least.
-        latency_ms: Median latency, in milliseconds, at most.
-
-    Raises:
-        ValueError: If the speed-up is negative, or the latency is not positive.
-    """
-
-    speedup: float = 0.0
-    latency_ms: float = math.inf
-
-    def __post_init__(self) -> None:
-        if self.speedup < 0:
-            raise ValueError(f"speedup={self.speedup:g} must not be negative.")
-        if not self.latency_ms > 0:
-            raise ValueError(f"latency_ms={self.latency_ms:g} must be positive.")
-
-    @property
-    def is_limit(self) -> bool:
-        """Whether anything can miss it."""
-        return self.speedup > 0 or self.latency_ms < math.inf
-
-    def met_by(self, timed: Timed) -> bool:
-        """Whether something is fast enough."""
-        return all(excess <= 0 for excess in self.excess(timed).values())
-
-    def excess(self, timed: Timed) -> dict[str, float]:
-        """By how much each limit is missed, as Optuna takes constraints: what is not positive is met."""
-        found = {}
-        if self.speedup > 0:
-            found["speedup"] = self.speedup - timed.speedup
-        if self.latency_ms < math.inf:
-            found["latency_ms"] = timed.latency_ms - self.latency_ms
-        return found
-
-    def stricter(self, other: LatencyBudget) -> LatencyBudget:
-        """The budget that meets both."""
-        return LatencyBudget(max(self.speedup, other.speedup), min(self.latency_ms, other.latency_ms))
-
-    @property
-    def slug(self) -> str:
-        """The budget in a name of a repository: ``7x``, ``5ms``."""
-        parts = [f"{self.speedup:g}x"] if self.speedup > 0 else []
-        return "-".join([*parts, *([f"{self.latency_ms:g}ms"] if self.latency_ms < math.inf else [])])
-
-    def __str__(self) -> str:
-        """In words; empty where there is no limit."""
-        parts = [f"at least {self.speedup:g}x faster than the teacher"] if self.speedup > 0 else []
-        return " and ".join([*parts, *([f"at most {self.latency_ms:g} ms"] if self.latency_ms < math.inf else [])])
-
-
-UNLIMITED = LatencyBudget()
-
-
-def parse_latency(text: str | float, name: str = "latency_budget") -> float:
-    """Milliseconds of ``"5ms"``, ``"5"``, ``"0.005s"`` or ``"5000us"``.
-
-    Raises:
-        ValueError: If it is no positive latency; the message names the field.
-    """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", str(text))
-    if match is None or match[2] not in MILLISECONDS or float(match[1]) == 0:
-        raise ValueError(f"{name}={text!r} is no latency; write it like 5ms or 0.005s.")
-    return float(match[1]) * MILLISECONDS[match[2]]
-
-
-def parse_budgets(speedups: list[float] | None, latencies: list[str] | None) -> list[LatencyBudget] | None:
-    """The budgets of ``speedup_budgets`` and ``latency_budgets``, the widest first; None if neither is given.
-
-    Raises:
-        ValueError: If a list is empty, or holds what is no budget.
-    """
-    if speedups is not None and (not speedups or any(one <= 0 for one in speedups)):
-        raise ValueError(f"speedup_budgets={speedups} must be one or several positive numbers.")
-    if latencies is not None and not latencies:
-        raise ValueError("latency_budgets=[] must be one or several latencies, like 5ms 10ms.")
-    if speedups is None and latencies is None:
-        return None
-    allowed = sorted({parse_latency(one, "latency_budgets") for one in latencies or []}, reverse=True)
-    return [
-        *(LatencyBudget(speedup=one) for one in sorted(set(speedups or []))),
-        *(LatencyBudget(latency_ms=one) for one in allowed),
-    ]
-
-
-# SHIM
-from collections.abc import Mapping
-from dataclasses import asdict, fields
-# how a value is written, and what it is divided by for that
+# unit of a value, and what it is divided by to be written
 _WRITTEN = {
-    "speedup": ("{:.6g}x", 1),
-    "latency_ms": ("{:.6g} ms", 1),
-    "parameters": ("{:.6g}M parameters", 1e6),
-    "encoder_parameters": ("{:.6g}M encoder parameters", 1e6),
-    "size_mb": ("{:.6g} MB", 1),
-    "memory_mb": ("{:.6g} MB memory", 1),
-    "flops": ("{:.6g} GFLOP", 1e9),
+    "speedup": ("x", 1),
+    "latency_ms": (" ms", 1),
+    "parameters": ("M parameters", 1e6),
+    "encoder_parameters": ("M encoder parameters", 1e6),
+    "size_mb": (" MB", 1),
+    "memory_mb": (" MB memory", 1),
+    "flops": (" GFLOP", 1e9),
 }
 
 
@@ -168,7 +65,7 @@ class Budget:
         """Whether anything can miss it."""
         return bool(self.limits)
 
-    def met_by(self, of: Trial | DistilledStudent | Mapping[str, float]) -> bool:
+    def met_by(self, of: Trial | MeasuredShape | Mapping[str, float]) -> bool:
         """Whether a trial, a student or costs by name meet all limits; an unknown cost misses none."""
         costs = of if isinstance(of, Mapping) else costs_of(of)
         return all(excess <= 0 for excess in self.excess(costs).values())
@@ -180,8 +77,7 @@ class Budget:
 
     def stricter(self, other: Budget) -> Budget:
         """The budget that meets both."""
-        theirs = asdict(other)
-        stricter = {name: min(limit, theirs[name]) for name, limit in asdict(self).items()}
+        stricter = {name: min(limit, getattr(other, name)) for name, limit in asdict(self).items()}
         return Budget(**stricter | {"speedup": max(self.speedup, other.speedup)})
 
     @property
@@ -190,7 +86,7 @@ class Budget:
         return "-".join(written(*limit).replace(" ", "") for limit in self.limits.items())
 
     def __str__(self) -> str:
-        """In words; empty where there is no limit."""
+        """In words; empty without a limit."""
         most = [f"at most {written(name, limit)}" for name, limit in self.limits.items() if name != "speedup"]
         faster = f"at least {written('speedup', self.speedup)} faster than the teacher"
         return " and ".join([faster, *most] if self.speedup > 0 else most)
@@ -199,18 +95,35 @@ class Budget:
 UNLIMITED = Budget()
 
 
-def costs_of(timed: Trial | DistilledStudent) -> dict[str, float]:
+def costs_of(timed: Trial | MeasuredShape) -> dict[str, float]:
     """What is known of the costs of a trial or a student, by the names of `Budget`'s limits."""
     latency = timed.latency
-    return {
-        **timed.costs,
-        **({} if latency is None else {"latency_ms": latency.student_ms, "speedup": latency.speedup}),
-    }
+    known = {} if latency is None else {"latency_ms": latency.student_ms, "speedup": latency.speedup}
+    return {**timed.costs, **known}
 
 
 def written(name: str, value: float) -> str:
     """A cost with its unit, like ``5 ms`` or ``21.3M parameters``."""
-    text, divisor = _WRITTEN[name]
-    return text.format(value / divisor)
+    unit, divisor = _WRITTEN[name]
+    return f"{value / divisor:.6g}{unit}"
 
 
+def parse_latency(text: str | float, name: str = "latency_budget") -> float:
+    """Milliseconds of ``"5ms"``, ``"5"``, ``"0.005s"`` or ``"5000us"``; ValueError, naming the field, of others."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", str(text))
+    if match is None or match[2] not in MILLISECONDS or float(match[1]) == 0:
+        raise ValueError(f"{name}={text!r} is not a latency; write it like 5ms or 0.005s.")
+    return float(match[1]) * MILLISECONDS[match[2]]
+
+
+def parse_budgets(speedups: list[float] | None, latencies: list[str] | None) -> list[Budget] | None:
+    """The budgets of two fields, the widest first; None if neither is given, ValueError if an entry is none."""
+    if speedups is None and latencies is None:
+        return None
+    if speedups is not None and min(speedups, default=0) <= 0:
+        raise ValueError(f"speedup_budgets={speedups} must be one or several positive numbers.")
+    if latencies == []:
+        raise ValueError("latency_budgets=[] must be one or several latencies, like 5ms 10ms.")
+    allowed = {parse_latency(one, "latency_budgets") for one in latencies or []}
+    faster = [Budget(speedup=one) for one in sorted(set(speedups or []))]
+    return faster + [Budget(latency_ms=one) for one in sorted(allowed, reverse=True)]

@@ -10,26 +10,40 @@ from typing import Any
 from ..distillation import DistillationTrainingArguments, Required, Teacher
 from ..distillation.pool import required_by
 from ..export import get_backend, require_runtime
+from ..latency import shares_of
 from ..students import KDNASConfig, check_copyable
 from ..students.vocabulary_trimming import check_trimmable
+from ..utils.dimensions import TeacherDimensions
 from ..utils.run_directory import refuse_other_run
+from .architecture import Architecture
 from .arguments import SearchArguments
 from .configuration import resolve_configuration
-from .space import Architecture, SearchSpace
+from .controllers import load_hand_list
+from .latencies import costs_of_shapes
+from .predicted_budget import PredictedBudget
+from .setting import student_config
+from .space import SearchSpace
 from .storage import open_storage
 
 
-def student_config(teacher: Teacher, architecture: Architecture) -> KDNASConfig:
-    """Configuration of a student of a teacher: its shape, the teacher's vocabulary and special tokens."""
-    tokenizer = teacher.tokenizer
-    return architecture.to_config(
-        vocab_size=teacher.embeddings.vocab_size,
-        pad_token_id=tokenizer.pad_token_id,
-        # what layers compute that are copied from the teacher's
-        layer_norm_eps=getattr(teacher.model.config, "layer_norm_eps", 1e-5),
-        position_padding_idx=None if tokenizer.pad_token_id <= 1 else 1,
-        bos_token_id=tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id,
-        eos_token_id=tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id,
+def check_shapes(
+    teacher: TeacherDimensions, space: SearchSpace, args: SearchArguments, training_args: DistillationTrainingArguments
+) -> None:
+    """Check what the teacher's dimensions alone can say, before its weights are loaded.
+
+    Raises:
+        ValueError: If a student cannot start as it should, no shape meets the budget, or a list of shapes is wrong.
+    """
+    shapes = [(size, depth) for size in space.hidden_size for depth in space.num_hidden_layers]
+    training_args.start.check(teacher.hidden_size, teacher.num_layers, shapes)
+    _check_kept_layers(space, teacher, training_args)
+    if args.hand is not None:
+        load_hand_list(args.hand, space)
+    config = example_of(space).to_config(vocab_size=teacher.vocab_size)
+    PredictedBudget(
+        space,
+        args.budget,
+        lambda shapes: costs_of_shapes(shapes, config, args.latency_backend, args.latency_benchmark),
     )
 
 
@@ -65,12 +79,11 @@ def check_search(
             f"warmup_steps={training_args.warmup_steps} would be those of a mini-KD and of the full distillation; give "
             "warmup_fraction."
         )
-    shapes = [(size, depth) for size in space.hidden_size for depth in space.num_hidden_layers]
-    training_args.start.check(teacher.dimensions.hidden_size, teacher.dimensions.num_layers, shapes)
+    check_shapes(teacher.dimensions, space, args, training_args)
     if training_args.student_init == "layers":
         check_copyable(teacher.model)
     required = required_by(training_args, teacher, list(space.num_hidden_layers))
-    sequence = args.latency_sequence_length
+    sequence = max(shares_of(args.latency_benchmark.sequence_length))
     example = student_config(teacher, example_of(space))
     check_length(f"latency_sequence_length={sequence} is too long; choose", sequence, example)
     if configuration is not None:
@@ -84,6 +97,28 @@ def check_search(
 def example_of(space: SearchSpace) -> Architecture:
     """Any member of a space."""
     return space.sample(random.Random(0), 1)[0]
+
+
+def _check_kept_layers(
+    space: SearchSpace, teacher: TeacherDimensions, training_args: DistillationTrainingArguments
+) -> None:
+    """Refuse a space whose students keep layers that the teacher cannot give them."""
+    if space.teacher_layers is None:
+        return
+    if set(space.hidden_size) != {teacher.hidden_size}:
+        raise ValueError(
+            f"teacher_layers={list(space.teacher_layers)} of the search space are copied into students of the "
+            f"teacher's width alone; set its hidden_size to [{teacher.hidden_size}], or leave teacher_layers out."
+        )
+    if max(space.teacher_layers) > teacher.num_layers:
+        raise ValueError(
+            f"teacher_layers={list(space.teacher_layers)} of the search space: the teacher has layers 1 to "
+            f"{teacher.num_layers}."
+        )
+    if training_args.student_layers or training_args.student_init in ("embeddings", "random"):
+        raise ValueError(
+            "the search space has teacher_layers to choose from; leave student_layers out, and student_init at auto."
+        )
 
 
 def check_length(complaint: str, tokens: int, config: KDNASConfig) -> None:

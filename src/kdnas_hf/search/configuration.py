@@ -9,7 +9,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..distillation import DistillationTrainingArguments, Teacher
-from .arguments import SearchArguments
+from ..utils.run_directory import CHOICE
+from .arguments import OF_THE_CHOICE, OF_THE_RUN, SearchArguments
 from .space import SearchSpace
 
 # of TrainingArguments, what changes what is learnt; beside it all fields of DistillationTrainingArguments
@@ -31,22 +32,14 @@ TRAINING_FIELDS = (
     "warmup_steps",
     "weight_decay",
 )
-# how often candidates share a teacher pass, and how a run is started, changes no result
+# how often texts share a teacher pass, and how a training is started, changes no result
 NEUTRAL = (
-    "resume",
-    "trim_vocabulary",  # after the search
-    "pool_size",
     "global_train_batch_size",
     "auto_bf16",
     "cpu_threads",
     "cache_teacher_states",
     "cache_max_gb",
     "cache_dir",
-    # where the study is kept, by whom it is worked on, and what it began with; an address may hold a password
-    "storage",
-    "study_name",
-    "worker_timeout",
-    "warm_start",
 )
 
 
@@ -63,21 +56,23 @@ def resolve_configuration(
     Args:
         teacher: The teacher.
         space: The search space.
-        args: Of the search.
-        training_args: Of the distillations.
-        texts: What identifies each data set; None before it is read.
-        extra: What else the result depends on, by section.
+        args: Arguments of the search; those of `OF_THE_CHOICE` are a section that may change on resumption.
+        training_args: Arguments of the distillations.
+        texts: A digest of each data set; None before they are read.
+        extra: Further sections.
     """
-    search = {name: value for name, value in asdict(args).items() if name not in NEUTRAL}
+    values = asdict(args)
+    choice = {name: values.pop(name) for name in OF_THE_CHOICE}
+    search = {name: value for name, value in values.items() if name not in OF_THE_RUN}
     if args.halving is not None:  # candidates of a pool are compared with each other
-        search["pool_size"] = args.pool_size
+        search["pool_size"] = choice.pop("pool_size")
     reward = args.reward_function
     search |= {"space": space.as_dict(), "reward_alpha": reward.alpha, "reward_beta": reward.beta}
-    search |= {"reward_layers": reward.layers, "reward_horizon": reward.horizon}
     return {
         "teacher": teacher.name,
         **({} if texts is None else {"texts": dict(texts)}),
-        "search": search,
+        "search": search | {"reward_layers": reward.layers},
+        CHOICE: choice,
         "training": training_configuration(training_args),
         **extra,
     }

@@ -35,10 +35,10 @@ class SuccessiveHalving:
         return sorted({max(round(rung * max_steps), 1) for rung in self.rungs})
 
     def stopped(self, rewards: Mapping[str, float]) -> set[str]:
-        """Who stops at a rung.
+        """The candidates that stop at a rung.
 
         Args:
-            rewards: Of the candidates that still train, as the rung sees them.
+            rewards: Rewards of the candidates that still train, as the rung sees them.
         """
         best_first = sorted(rewards, key=lambda name: -rewards[name])
         return set(best_first[math.ceil(self.keep * len(best_first)) :])

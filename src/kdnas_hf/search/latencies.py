@@ -5,39 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from ..data.embedded_teacher import default_cache_dir
 from ..distillation import Teacher
-from ..export import get_backend, make_runner
-from ..export.backends import TORCH
-from ..latency import DeviceFingerprint, LatencyBenchmark, LatencyReport, stand_in
+from ..export import Sizes, get_backend, make_runner, peak_memory_mb, shape_costs
+from ..export.backends import TORCH, Backend
+from ..latency import DeviceFingerprint, Latency, LatencyBenchmark, LatencyReport, shares_of, stand_in
 from ..students import KDNASConfig, KDNASModel
 from ..utils.json_lines import JsonLines, JsonRecord
 from ..utils.package_versions import package_versions
+from ..utils.random_state import drawing
 from .space import Architecture
 
 logger = logging.get_logger(__name__)
 
 LATENCIES_FILE = "latencies.jsonl"
 TEACHER = "teacher"
+# fields of a configuration that change no latency
+_VOLATILE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "teacher_layers")
 
 
 @dataclass(frozen=True)
-class ArchitectureLatency(JsonRecord):
-    """Latency of an architecture, measured beside its teacher's in the same backend.
-
-    Attributes:
-        key: Of architecture, teacher's shape, backend, input, machine and libraries.
-        median_ms: Median, in milliseconds.
-        iqr_ms: Interquartile range, in milliseconds.
-        teacher_ms: The teacher's median, in milliseconds.
-    """
+class _Kept(JsonRecord):
+    """A latency under a digest of all that it depends on."""
 
     key: str
     median_ms: float
@@ -49,7 +47,8 @@ class ArchitectureLatencies:
     """Measures architectures with random weights, as latency depends on the shape alone.
 
     In PyTorch all that are asked for are measured side by side, each time. In other backends each is exported first,
-    which takes seconds: its latency is kept for other searches on this machine.
+    which takes seconds: its latency is kept for other searches on this machine. Architectures whose students are
+    configured alike, but for the teacher layers that they keep, are measured once.
 
     Args:
         teacher: The teacher; a model of its shape is measured in the same backend.
@@ -57,6 +56,9 @@ class ArchitectureLatencies:
         benchmark: What measures.
         backend: A name of `kdnas_hf.export.BACKENDS`.
         cache_dir: Where latencies are kept; by default ``$KDNAS_HF_CACHE``, else ``~/.cache/kdnas_hf``.
+
+    Raises:
+        ValueError: If the backend does not run on the benchmark's device.
     """
 
     def __init__(
@@ -71,64 +73,103 @@ class ArchitectureLatencies:
         self.config_of = config_of
         self.benchmark = benchmark
         self.backend = get_backend(backend)
-        folder = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
-        self._kept = JsonLines(folder / LATENCIES_FILE, ArchitectureLatency.from_json)
-
-    def measure(self, architectures: Mapping[int, Architecture]) -> dict[int, ArchitectureLatency]:
-        """Latencies by number, those that are kept and those that are measured now."""
-        if self.backend.runtime == TORCH and self.backend.precision == "float32" and not self.backend.compiled:
-            models = {TEACHER: self._teacher_model()}
-            models |= {str(number): self._student(one) for number, one in architectures.items()}
-            report = self.benchmark.measure(models)
-            return {number: self._latency(report, number, one) for number, one in architectures.items()}
-        before = {record.key: record for record in self._kept.read()}
-        found = {number: before[key] for number, one in architectures.items() if (key := self._key(one)) in before}
-        missing = {number: one for number, one in architectures.items() if number not in found}
-        if not missing:
-            return found
-        logger.info(f"exporting {len(missing)} architecture(s) for {self.backend.description}, to measure latency")
-        with tempfile.TemporaryDirectory() as folder:
-            models = {TEACHER: self._teacher_model()}
-            models |= {str(number): self._student(one) for number, one in missing.items()}
-            report = self.benchmark.measure(
-                {
-                    name: make_runner(model, self.backend, Path(folder) / name, self.benchmark.threads)
-                    for name, model in models.items()
-                }
+        if self.backend.runtime != TORCH and benchmark.device != "cpu":
+            raise ValueError(
+                f"device={benchmark.device!r}: {backend} runs on the CPU; choose 'cpu', or a torch backend."
             )
-        self._kept.path.parent.mkdir(parents=True, exist_ok=True)
-        for number, architecture in missing.items():
-            found[number] = self._latency(report, number, architecture)
-            if not {TEACHER, str(number)} & set(report.noisy):
-                self._kept.append(found[number])
+        folder = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        self._kept = JsonLines(folder / LATENCIES_FILE, _Kept.from_json)
+
+    def measure(self, architectures: Mapping[int, Architecture], repeats: int | None = None) -> dict[int, Latency]:
+        """Latencies by number; given ``repeats``, of so many calls each, all side by side now, whatever is kept."""
+        keys = {number: self._key(one) for number, one in architectures.items()}
+        before = self._kept.read() if self._exports and repeats is None else []
+        found = {kept.key: Latency(kept.median_ms, kept.iqr_ms, kept.teacher_ms) for kept in before}
+        missing: dict[str, str] = {}
+        for number, key in keys.items():
+            if key not in found:
+                missing.setdefault(key, str(number))
+        if missing:
+            report = self._time({name: architectures[int(name)] for name in missing.values()}, repeats)
+            teacher = report.measurements[TEACHER]
+            for key, name in missing.items():
+                student = report.measurements[name]
+                found[key] = Latency(student.median_ms, student.iqr_ms, teacher.median_ms)
+                if self._exports and not {TEACHER, name} & set(report.noisy):
+                    self._kept.path.parent.mkdir(parents=True, exist_ok=True)
+                    self._kept.append(_Kept(key, *astuple(found[key])))
+        return {number: found[key] for number, key in keys.items()}
+
+    def measure_memory(self, architectures: Mapping[int, Architecture]) -> dict[int, float]:
+        """Peak memory of a call by number, in MB (10^6 bytes): as deployed on a CPU, in a process of its own each."""
+        found = {}
+        benchmark, longest = self.benchmark, max(shares_of(self.benchmark.sequence_length))
+        for number, architecture in architectures.items():
+            with tempfile.TemporaryDirectory() as folder:
+                with drawing(0):
+                    model = KDNASModel(self.config_of(architecture))
+                model.save_pretrained(folder)
+                if self.backend.file is not None:
+                    make_runner(model, self.backend, folder)
+                del model
+                found[number] = peak_memory_mb(folder, self.backend, benchmark.batch_size, longest, benchmark.threads)
         return found
+
+    def shape_costs(self, architectures: Sequence[Architecture]) -> dict[str, np.ndarray]:
+        """What shapes cost as deployed: `kdnas_hf.export.shape_costs`, ``(architectures,)`` each."""
+        return costs_of_shapes(architectures, self.config_of(architectures[0]), self.backend, self.benchmark)
 
     def describe(self) -> str:
         """One sentence on how latency is measured."""
         return self.benchmark.describe_method(self.backend.description)
 
-    def _teacher_model(self) -> Any:
-        return stand_in(type(self.teacher.model), self.teacher.model.config)
+    @property
+    def _exports(self) -> bool:
+        return self.backend.name != "torch"
 
-    def _student(self, architecture: Architecture) -> Any:
-        return stand_in(KDNASModel, self.config_of(architecture))
-
-    def _latency(self, report: LatencyReport, number: int, architecture: Architecture) -> ArchitectureLatency:
-        measured, teacher = report.measurements[str(number)], report.measurements[TEACHER]
-        return ArchitectureLatency(self._key(architecture), measured.median_ms, measured.iqr_ms, teacher.median_ms)
+    def _time(self, architectures: Mapping[str, Architecture], repeats: int | None) -> LatencyReport:
+        benchmark = self.benchmark if repeats is None else replace(self.benchmark, repeats=repeats)
+        models: dict[str, Any] = {TEACHER: stand_in(type(self.teacher.model), self.teacher.model.config)}
+        models |= {name: stand_in(KDNASModel, self.config_of(one)) for name, one in architectures.items()}
+        if not self._exports:
+            return benchmark.measure(models)
+        logger.info(f"exporting {len(architectures)} architecture(s) for {self.backend.description}, to time them")
+        how = (benchmark.threads, benchmark.device)
+        with tempfile.TemporaryDirectory() as folder:
+            runners = {name: make_runner(one, self.backend, Path(folder) / name, *how) for name, one in models.items()}
+            return benchmark.measure(runners)
 
     def _key(self, architecture: Architecture) -> str:
-        config = self.teacher.model.config
-        shape = {
-            name: getattr(config, name, None)
-            for name in ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-        }
+        benchmark = self.benchmark
         told = {
-            "student": architecture.as_dict(),
-            "teacher": shape,
+            "student": _shape(self.config_of(architecture)),
+            "teacher": [type(self.teacher.model).__name__, _shape(self.teacher.model.config)],
             "backend": self.backend.name,
-            "input": [self.benchmark.batch_size, self.benchmark.sequence_length, self.benchmark.threads],
-            "machine": DeviceFingerprint.of(self.benchmark.device).as_dict(),
+            "input": [benchmark.batch_size, sorted(shares_of(benchmark.sequence_length).items()), benchmark.throughput],
+            "machine": [benchmark.threads, DeviceFingerprint.of(benchmark.device).as_dict()],
             "libraries": package_versions("onnxruntime", "openvino", "nncf"),
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def costs_of_shapes(
+    architectures: Sequence[Architecture], config: KDNASConfig, backend: str | Backend, benchmark: LatencyBenchmark
+) -> dict[str, np.ndarray]:
+    """What architectures cost by their shapes (`kdnas_hf.export.shape_costs`), ``(architectures,)`` each.
+
+    Args:
+        architectures: The shapes.
+        config: Configuration of one of them, for what is the same for all.
+        backend: What they are deployed with.
+        benchmark: The input that it measures.
+    """
+    sizes = [
+        (one.num_hidden_layers, one.hidden_size, sum(one.per_layer("intermediate_size")), one.word_embedding_size)
+        for one in architectures
+    ]
+    how = (backend, benchmark.batch_size, benchmark.sequence_length)
+    return shape_costs(config, *how, Sizes(*np.array(sizes, dtype=float).T))
+
+
+def _shape(config: PretrainedConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.to_dict().items() if name not in _VOLATILE}

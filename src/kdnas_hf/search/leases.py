@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from transformers.utils import logging
 
 from ..utils.atomic_files import write_atomically
-from .storage import impatient
+from .storage import CLOCK
 
 logger = logging.get_logger(__name__)
 
@@ -29,27 +29,31 @@ BEATS_IN_TIMEOUT = 6
 ENDED = "ended"  # a worker's last beat
 
 
-class Workers:
-    """The workers of a study, by the heartbeats that they leave in its attributes.
+class Leases:
+    """Leases as trials of a second study, in the order in which the storage took them.
 
-    No clock is compared with that of another machine: a worker is dead if its heartbeat has stood still for ``timeout``
-    seconds of the clock of the one who watches.
+    The first one of something that was not given back counts. It changes its state once: its worker finishes it, or it
+    is given back, by its worker or, if that is dead, by another. The storage lets one of the two happen, so nothing is
+    done twice, whoever is suspended when and comes back.
+
+    Workers leave heartbeats in the study's attributes. No clock is compared with that of another machine: a worker is
+    dead if its heartbeat has stood still for ``timeout`` seconds of the clock of the one who watches.
     """
 
-    def __init__(self, storage: BaseStorage, study_id: int, worker: str, timeout: float) -> None:
-        self.storage = storage
-        self.study_id = study_id
-        self.worker = worker
-        self.timeout = timeout
+    def __init__(self, storage: BaseStorage, name: str, worker: str, timeout: float) -> None:
+        self.storage, self.worker, self.timeout = storage, worker, timeout
+        optuna.create_study(storage=storage, study_name=f"{name} leases", load_if_exists=True)
+        self.study_id = storage.get_study_id_from_name(f"{name} leases")
         self._seen: dict[str, tuple[str, float, bool]] = {}  # last beat, since when, whether it was seen to change
         self._watched = time.monotonic()
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
+        self._lock, self._stopped = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+
+    # ---- who is alive ----
 
     def start(self) -> None:
         """Beat from now on, and watch the others."""
-        self.beat()
+        self._beat(uuid.uuid4().hex)
         self._thread.start()
 
     def stop(self) -> None:
@@ -57,21 +61,18 @@ class Workers:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10.0)
-            with impatient(), contextlib.suppress(Exception):  # the storage is away: others see it later
-                self.beat(ENDED)
 
-    def beat(self, value: str = "") -> None:
-        """Leave a heartbeat that is like no other."""
-        self.storage.set_study_user_attr(self.study_id, self.worker, value or uuid.uuid4().hex)
+    def _beat(self, value: str) -> None:
+        self.storage.set_study_user_attr(self.study_id, self.worker, value)
 
     def _beat_on(self) -> None:
-        with impatient():
-            while not self._stopped.wait(self.timeout / BEATS_IN_TIMEOUT):
-                try:
-                    self.beat()
-                    self.alive()
-                except Exception as error:  # the storage is away: the search says so, and others wait as well
-                    logger.debug(f"heartbeat: {error}")
+        CLOCK.patience = 1.0
+        while not self._stopped.wait(self.timeout / BEATS_IN_TIMEOUT):
+            with contextlib.suppress(Exception):  # the storage is away: the search says so, and others wait as well
+                self._beat(uuid.uuid4().hex)
+                self.alive()
+        with contextlib.suppress(Exception):
+            self._beat(ENDED)
 
     def alive(self) -> dict[str, bool | None]:
         """Look at everybody's heartbeat: whether each worker is alive; None where that is not known yet."""
@@ -89,29 +90,15 @@ class Workers:
                 alive[name] = False if beat == ENDED or now - since > self.timeout else moved or None
         return alive | {self.worker: True}
 
-
-class Leases:
-    """Leases as trials of a second study, in the order in which the storage took them.
-
-    The first one of something that was not given back counts. It changes its state once: its worker finishes it, or it
-    is given back, by its worker or, if that is dead, by another. The storage lets one of the two happen, so nothing is
-    done twice, whoever is suspended when and comes back.
-    """
-
-    def __init__(self, storage: BaseStorage, name: str, worker: str, timeout: float) -> None:
-        self.storage = storage
-        self.worker = worker
-        optuna.create_study(storage=storage, study_name=f"{name} leases", load_if_exists=True)
-        self.study_id = storage.get_study_id_from_name(f"{name} leases")
-        self.workers = Workers(storage, self.study_id, worker, timeout)
+    # ---- what one does ----
 
     def acquire(self, what: str) -> bool | None:
         """Take something, from a dead worker if need be.
 
         Returns:
-            Whether it is this worker's, finished or not; None if that is not known yet.
+            Whether it is this worker's, finished or not; None if that is not known yet: ask again.
         """
-        alive = self.workers.alive()
+        alive = self.alive()
         for lease in self._standing(what):
             holder = lease.user_attrs["worker"]
             if holder == self.worker or lease.state == TrialState.COMPLETE:
@@ -121,15 +108,13 @@ class Leases:
             logger.warning(f"worker {holder} is gone; its {what} is taken over.")
             self._end(what, holder, TrialState.FAIL)
         self._write(what, TrialState.RUNNING)
-        if self.holder(what) == self.worker:
-            return True
-        self.release(what)  # another was faster
-        return None
+        return True if self.holder(what) == self.worker else self.release(what) or None
 
-    def finish(self, what: str) -> bool:
-        """Say that something is done, for ever; and whether it was this worker's to the end."""
+    def finish(self, what: str) -> None:
+        """Say that something is done, for ever."""
         self._end(what, self.worker, TrialState.COMPLETE, [0.0])
-        return self.holder(what) == self.worker
+        if self.holder(what) != self.worker:
+            logger.warning(f"{what} was taken over by another worker as well (worker_timeout).")
 
     def release(self, what: str) -> bool:
         """Give something back, for whoever wants it next; and say whether it was this worker's to the end."""
@@ -152,8 +137,8 @@ class Leases:
         return [trial for trial in trials if trial.user_attrs["what"] == what and trial.state != TrialState.FAIL]
 
     def _write(self, what: str, state: TrialState, values: list[float] | None = None, **attributes: Any) -> None:
-        told = {"what": what, "worker": self.worker, **attributes}
-        self.storage.create_new_trial(self.study_id, create_trial(state=state, values=values, user_attrs=told))
+        attributes |= {"what": what, "worker": self.worker}
+        self.storage.create_new_trial(self.study_id, create_trial(state=state, values=values, user_attrs=attributes))
 
     def _end(self, what: str, worker: str, state: TrialState, values: list[float] | None = None) -> None:
         for lease in self._standing(what):  # several where the storage took a call and could not say so
@@ -163,24 +148,28 @@ class Leases:
 
 
 def worker_of(folder: Path, study: str | None) -> str:
-    """The worker that a run directory belongs to: the same when it is started again, and another in a copy.
+    """The worker that a run directory belongs to, or a new one; a copy of a directory is another worker's.
 
     Raises:
-        ValueError: If it belongs to one of another study than that of this name; None is a study that is not shared.
+        ValueError: If it belongs to a worker of another study than this; None is one that is not shared.
     """
     path = folder / WORKER_FILE
-    where = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    told: dict[str, Any] = {"study": study, "where": None}
-    if path.is_file():
-        told = json.loads(path.read_text(encoding="utf-8"))
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"study": study, "folder": None}
     if told["study"] != study:
-        raise ValueError(
-            f"output_dir={str(folder)!r} is that of a worker; give the storage of its study and "
-            f"study_name={told['study']!r}, or choose another output_dir."
-        )
+        remedy = f"give the storage of its study and study_name={told['study']!r}, or choose another output_dir."
+        raise ValueError(f"output_dir={str(folder)!r} is that of a worker; {remedy}")
     if study is None:
         return ALONE
-    if told["where"] != where:
-        told = {"worker": f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}", "study": study, "where": where}
-        write_atomically(path, json.dumps(told))
-    return told["worker"]
+    return (
+        str(told["worker"]) if told["folder"] == _digest(folder) else f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
+    )
+
+
+def keep_worker(folder: Path, worker: str, study: str) -> None:
+    """Let a run directory be that of a worker."""
+    told = {"worker": worker, "study": study, "folder": _digest(folder)}
+    write_atomically(folder / WORKER_FILE, json.dumps(told))
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]

@@ -1,91 +1,106 @@
-"""What an architecture is worth: quality traded against latency."""
+"""What an architecture is worth: its quality on held-out text, traded against latency."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..latency import Latency
+from ..utils.choices import check_choice
+
+LAYERS = ("last", "all")
 
 
-def earlier_step(steps: int) -> int:
-    """The step at which a learning curve is read for the first time, to be followed from its point after ``steps``.
+class Quality(Protocol):
+    """How good a student is: the one measure that choice, front, budgets and report share."""
 
-    The last doubling of the steps. What is before it says more of how a shape begins than of how it goes on.
+    @property
+    def label(self) -> str:
+        """Its name in tables and plots."""
+
+    def __call__(self, metrics: Mapping[str, float], student: Any, /) -> float | None:
+        """The quality of a student, at most 1; None if it has none.
+
+        Args:
+            metrics: Its part of what `DistillationTrainer` measured on held-out text, without prefix.
+            student: Its encoder.
+        """
+
+
+@dataclass(frozen=True)
+class HeldoutQuality:
+    """1 - L on held-out text, L being the error of whatever the losses name.
+
+    With standardized hidden states it is R², the share of the teacher's variance that the student explains. The mean of
+    all mapped layers, as published, flatters deep students: they are compared with more of the teacher's early layers,
+    which are easier to explain. The last layer is what a user of the student gets.
+
+    Args:
+        layers: Whether hidden states are those of the ``"last"`` mapped layer, or the mean of ``"all"``.
+        label: How reports call it.
     """
-    return max(steps // 2, 1)
+
+    layers: str = "last"
+    label: str = "R²"
+
+    def __post_init__(self) -> None:
+        check_choice("reward_layers", self.layers, LAYERS)
+
+    def __call__(self, metrics: Mapping[str, float], student: Any = None, /) -> float | None:
+        """See `Quality`."""
+        if self.layers == "all":
+            return _finite(1.0 - metrics["loss"])
+        return _finite(metrics.get("r2", 1.0 - metrics["error"]))
 
 
 @dataclass(frozen=True)
 class Reward:
-    """R = (1 - L) * (lat_S / (beta * lat_T)) ** alpha (KD-NAS, arXiv 2303.09639).
-
-    With standardised targets 1 - L is R², the share of the teacher's variance that the student explains. The mean of
-    all mapped layers, as published, flatters deep students: they are compared with more of the teacher's early layers,
-    which are easier to explain. The last layer is what a user of the student gets.
-
-    A mini-KD favours small students: large ones learn longer. So L is that of a longer training, extrapolated from the
-    learning curve of the mini-KD (docs/reward.md says how well that predicts).
+    """R = (1 - L) * (lat_S / (beta * lat_T)) ** alpha (KD-NAS, arXiv 2303.09639), where 1 - L is the quality.
 
     Args:
         alpha: Exponent of the latency; negative, so that slower is worse. A student that is twice as fast may lose the
-            share 1 - 2 ** alpha of its R² and still earn the same reward.
+            share 1 - 2 ** alpha of its quality and still earn the same reward.
         beta: Latency that leaves the quality as it is, as a share of the teacher's. It scales all rewards alike.
-        layers: Whether L is the loss of the ``"last"`` mapped layer, or the mean of ``"all"``.
-        horizon: After how many times the tokens of the mini-KD L is taken; 1 is as measured, and as published.
+        layers: See `HeldoutQuality`; only that takes it.
 
     Raises:
-        ValueError: If alpha is positive or beta is not, or the horizon is less than 1.
+        ValueError: If alpha is positive, or beta is not.
     """
 
     alpha: float
     beta: float = 0.6
     layers: str = "last"
-    horizon: float = 1.0
 
     def __post_init__(self) -> None:
         if self.alpha > 0:
             raise ValueError(f"reward_alpha={self.alpha} rewards slow students; it must not be positive.")
         if self.beta <= 0:
             raise ValueError(f"reward_beta={self.beta} must be positive.")
-        if self.layers not in ("last", "all"):
-            raise ValueError(f"reward_layers={self.layers!r} is unknown; choose from last, all.")
-        if self.horizon < 1:
-            raise ValueError(f"reward_horizon={self.horizon} must be at least 1: 1 takes L as it was measured.")
+        check_choice("reward_layers", self.layers, LAYERS)
 
-    @property
-    def metric(self) -> str:
-        """Name of L among the metrics of `DistillationTrainer`."""
-        return "error" if self.layers == "last" else "loss"
+    def __call__(self, quality: float, latency: Latency) -> float:
+        """The reward of a quality and the latencies of student and teacher.
 
-    def extrapolate(
-        self, earlier_loss: float, loss: float, earlier: int, steps: int, max_steps: int | None = None
-    ) -> float:
-        """L after `horizon` mini-KDs: on the power law of the steps through two points of the learning curve.
-
-        (Losses fall as powers of the steps: Kaplan et al. 2020, arXiv 2001.08361.)
-
-        Args:
-            earlier_loss: L after ``earlier`` steps.
-            loss: L after ``steps``.
-            earlier: See `earlier_step`.
-            steps: Steps so far.
-            max_steps: Steps of the whole mini-KD; by default this is its end.
+        A student that explains nothing earns 0 however fast it is: a negative quality would grow with speed.
         """
-        if self.horizon == 1 or earlier >= steps or earlier_loss <= 0:
-            return loss
-        times = math.log(self.horizon * (max_steps or steps) / steps) / math.log(steps / earlier)
-        return loss * (loss / earlier_loss) ** times
+        return max(quality, 0.0) * (latency.student_ms / (self.beta * latency.teacher_ms)) ** self.alpha
 
-    def __call__(self, loss: float, latency_ms: float, teacher_latency_ms: float) -> float:
-        """The reward of a held-out loss and the latencies of student and teacher, in milliseconds.
-
-        A student that explains nothing (L >= 1) earns 0 however fast it is: a negative quality would grow with speed.
-        """
-        return max(1.0 - loss, 0.0) * (latency_ms / (self.beta * teacher_latency_ms)) ** self.alpha
+    def __str__(self) -> str:
+        layers = "last mapped layer" if self.layers == "last" else "mean of all mapped layers"
+        return f"(1 - L) * (latency / ({self.beta:g} * teacher's latency)) ** {self.alpha:g}; L: {layers}"
 
 
-# `published` was chosen for 1 - L near 0.9 everywhere. `r2` is for R² of 0.1 to 0.5, as after a mini-KD: the exponent
-# with which the knee of the measured front wins; docs/reward.md says how it was found.
+RewardFunction = Callable[[float, Latency], float]
+
+# `published` was chosen for 1 - L near 0.9 everywhere. `quality` is for R² of 0.1 to 0.6, as after a mini-KD: the
+# exponent with which the knee of the measured front wins; docs/reward.md says how it was found.
 REWARDS = {
-    "r2": Reward(alpha=-0.12, beta=0.6, layers="last", horizon=10),
-    "published": Reward(alpha=-0.06, beta=0.6, layers="all"),
+    "quality": Reward(alpha=-0.12),
+    "published": Reward(alpha=-0.06, layers="all"),
 }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import math
+import os
 import random
 import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,8 @@ logger = logging.get_logger(__name__)
 
 JOURNAL = "journal:"
 PATIENCE_SECONDS = 600.0
-ATTEMPTS = 6  # to open a storage
 CALLS = [name for name in dir(BaseStorage) if not name.startswith("_")]
-POSTGRESQL = re.compile(r"^postgres(ql)?://")
+ERRORS = (SQLAlchemyError, StorageInternalError, OSError)
 
 
 class StorageError(RuntimeError):
@@ -40,37 +41,26 @@ class _Clock(threading.local):
 
     depth: int = 0
     seconds: float = 0.0
-    patience: float = math.inf  # if less than the storage's
+    patience: float = math.inf  # if less than the storage's; then it says nothing
 
 
 CLOCK = _Clock()
 
 
-@contextlib.contextmanager
-def impatient() -> Iterator[None]:
-    """Let this thread repeat calls of a storage that is away for a second, and say nothing."""
-    CLOCK.patience = 1.0
-    try:
-        yield
-    finally:
-        CLOCK.patience = math.inf
-
-
 class MendedJournal(JournalFileBackend):
-    """Optuna's journal, without the half line that a machine left that died while it wrote.
-
-    To Optuna that line and the next one are one, which nobody can read.
-    """
+    """Optuna's journal, which removes the half line that a machine left that died while it wrote."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append, after whole lines."""
-        with get_lock_file(self._lock), Path(self._file_path).open("rb+") as file:
-            size = file.seek(0, 2)
-            file.seek(max(size - 1, 0))
-            if size and file.read() != b"\n":
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with get_lock_file(self._lock), Path(self._file_path).open("ab+") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+            if file.read() not in (b"", b"\n"):
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
-        super().append_logs(logs)
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def public_storage(url: str) -> str:
@@ -86,16 +76,14 @@ def check_storage(url: str) -> None:
     """
     if url.startswith(JOURNAL):
         path = Path(url.removeprefix(JOURNAL))
-        if not path.name or not path.parent.is_dir():
-            raise ValueError(f"storage={url!r}: there is no folder {str(path.parent)!r}; make it, or name another.")
-        return
+        if path.name and path.parent.is_dir():
+            return
+        raise ValueError(f"storage={url!r}: there is no folder {str(path.parent)!r}; make it, or name another.")
     try:
         make_url(url).get_dialect()
     except (ArgumentError, NoSuchModuleError):  # their messages may quote the address with its password
-        raise ValueError(
-            f"storage={public_storage(url)!r} is no address of a database; write "
-            "postgresql+psycopg://user@host/database, or journal:/shared/disk/study.log."
-        ) from None
+        remedy = "write postgresql+psycopg://user@host/database, or journal:/shared/disk/study.log."
+        raise ValueError(f"storage={public_storage(url)!r} is no address of a database; {remedy}") from None
 
 
 def open_file(path: Path) -> BaseStorage:
@@ -129,22 +117,18 @@ def open_storage(url: str, patience: float = PATIENCE_SECONDS) -> BaseStorage:
     """
     check_storage(url)
     shown = f"storage={public_storage(url)!r}"
-    for attempt in range(ATTEMPTS):
+    for pause in (0.1, 0.2, 0.4, 0.8, 1.6, None):  # workers that make the tables of a new database at once get errors
         try:
             storage = _open(url)
             break
         except ImportError:
-            raise ValueError(
-                f"{shown}: its driver is not installed; for PostgreSQL: pip install 'kdnas_hf[postgresql]'."
-            ) from None
-        except (SQLAlchemyError, StorageInternalError, OSError) as error:
-            # also what several workers get that make the tables of a new database at once
-            if attempt == ATTEMPTS - 1:
-                raise ValueError(
-                    f"{shown} cannot be opened ({_reason(error)}); check that the server runs and takes this user, or "
-                    "that the disk can be written."
-                ) from None
-            time.sleep(0.1 * 2**attempt * (0.5 + random.random()))
+            remedy = "its driver is not installed; for PostgreSQL: pip install 'kdnas_hf[postgresql]'."
+            raise ValueError(f"{shown}: {remedy}") from None
+        except ERRORS as error:
+            if pause is None:
+                remedy = "check that the server runs and takes this user, or that the disk can be written."
+                raise ValueError(f"{shown} cannot be opened ({_reason(error)}); {remedy}") from None
+            time.sleep(pause * (0.5 + random.random()))
     for call in CALLS:
         setattr(storage, call, _repeated(getattr(storage, call), shown, patience))
     return storage
@@ -153,12 +137,10 @@ def open_storage(url: str, patience: float = PATIENCE_SECONDS) -> BaseStorage:
 def _open(url: str) -> BaseStorage:
     if url.startswith(JOURNAL):
         return JournalStorage(MendedJournal(url.removeprefix(JOURNAL)))
-    url = POSTGRESQL.sub("postgresql+psycopg://", url)
+    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+    connect = {"connect_timeout": 10} if url.startswith("postgresql+psycopg:") else {}
     # a pooled connection may be to a server that was restarted
-    arguments: dict[str, Any] = {"pool_pre_ping": True}
-    if url.startswith("postgresql+psycopg:"):
-        arguments["connect_args"] = {"connect_timeout": 10}
-    return get_storage(RDBStorage(url, engine_kwargs=arguments))
+    return get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": connect}))
 
 
 def _repeated(call: Callable[..., Any], shown: str, patience: float) -> Callable[..., Any]:
@@ -172,14 +154,13 @@ def _repeated(call: Callable[..., Any], shown: str, patience: float) -> Callable
             while True:
                 try:
                     return call(*args, **kwargs)
-                except (SQLAlchemyError, StorageInternalError, OSError) as error:
+                except ERRORS as error:
                     if CLOCK.depth > 1 or not _is_away(error):
                         raise
                     if time.monotonic() - started > limit:
-                        raise StorageError(
-                            f"{shown} has been away for {limit:.0f} seconds ({_reason(error)}); start this worker "
-                            "again when it is back, with the same arguments."
-                        ) from None
+                        remedy = "start this worker again when it is back, with the same arguments."
+                        away = f"{shown} has been away for {limit:.0f} seconds ({_reason(error)})"
+                        raise StorageError(f"{away}; {remedy}") from None
                     if pause == 0.5 and CLOCK.patience == math.inf:
                         logger.warning(f"{shown} does not answer ({_reason(error)}); trying again.")
                     time.sleep(pause * (0.5 + random.random() / 2))
@@ -192,16 +173,16 @@ def _repeated(call: Callable[..., Any], shown: str, patience: float) -> Callable
     return repeated
 
 
+def _cause(error: BaseException) -> BaseException:
+    return error.__cause__ or error if isinstance(error, StorageInternalError) else error
+
+
 def _is_away(error: BaseException) -> bool:
     """Whether a call may succeed later; not so if what it says is wrong."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return isinstance(cause, OSError) or (
-        isinstance(cause, DBAPIError)
-        and type(cause).__name__ in ("OperationalError", "InterfaceError", "InternalError")
-    )
+    cause, names = _cause(error), ("OperationalError", "InterfaceError", "InternalError")
+    return isinstance(cause, OSError) or (isinstance(cause, DBAPIError) and type(cause).__name__ in names)
 
 
 def _reason(error: BaseException) -> str:
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-    lines = str(getattr(cause, "orig", cause)).strip().splitlines() or [type(cause).__name__]
-    return public_storage(lines[0])
+    cause = _cause(error)
+    return public_storage((str(getattr(cause, "orig", cause)).strip() or type(cause).__name__).splitlines()[0])

@@ -9,73 +9,61 @@ from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from transformers import TrainerCallback
-from transformers.utils import logging
+from transformers.utils import flatten_dict, logging
 
-from .budgets import LatencyBudget
-from .ledger import ArchitectureRecord
+from .budgets import Budget
+from .trial import Trial
 
 logger = logging.get_logger(__name__)
 
-PROJECT = "kdnas_hf"
-LOGS_FOLDER = "logs"  # of those trackers that write files
+FIGURES = ("reward", "loss", "quality", "speedup", "episode")
 
 
 class SearchTracker(TrainerCallback):
-    """Logs every measured architecture, and as a callback what the full distillation logs.
+    """Logs every finished trial, and as a callback what the full distillation logs.
 
-    A mini-KD has no run of its own: a search would leave one for each pool. The x-axis is the number of measured
-    architectures, and goes on with the steps of the full distillation.
+    A mini-KD has no run of its own: a search would leave one for each pool. The x-axis is the number of finished
+    trials, and goes on with the steps of the full distillation.
 
     Args:
-        report_to: Names of trackers, as the ``report_to`` of `transformers.TrainingArguments` resolved them.
+        report_to: Names of trackers, as `transformers.TrainingArguments` resolved them.
         folder: The run directory.
-        budget: Architectures that miss it are not the best.
+        budget: Trials that miss it are not the best.
     """
 
-    def __init__(self, report_to: Sequence[str], folder: Path, budget: LatencyBudget) -> None:
+    def __init__(self, report_to: Sequence[str], folder: Path, budget: Budget) -> None:
+        self.budget = budget
         self.trackers: list[GeneralTracker] = []
         self.running: list[GeneralTracker] = []
-        self.budget = budget
-        self.measured = 0
-        self.tokens = 0
-        self.best: ArchitectureRecord | None = None
+        self.measured = self.tokens = 0
+        self.best: Trial | None = None
         for name in report_to:
-            if name not in LOGGER_TYPE_TO_CLASS:
-                logger.warning(
-                    f"report_to: a search has no logs for {name}; it has for {', '.join(LOGGER_TYPE_TO_CLASS)}."
-                )
+            if (kind := LOGGER_TYPE_TO_CLASS.get(name)) is None:
+                known = ", ".join(LOGGER_TYPE_TO_CLASS)
+                logger.warning(f"report_to: a search has no logs for {name}; it has for {known}.")
                 continue
-            kind = LOGGER_TYPE_TO_CLASS[name]
-            where = {"logging_dir": str(folder / LOGS_FOLDER)} if kind.requires_logging_directory else {}
-            self.trackers.append(kind(os.environ.get(f"{name.upper()}_PROJECT", PROJECT), **where))
+            where = {"logging_dir": str(folder / "logs")} if kind.requires_logging_directory else {}
+            self.trackers.append(kind(os.environ.get(f"{name.upper()}_PROJECT", "kdnas_hf"), **where))
 
-    def begin(self, configuration: Mapping[str, Any], records: Iterable[ArchitectureRecord]) -> None:
-        """Start the trackers.
-
-        Args:
-            configuration: Of the search, by section.
-            records: What was measured before an interruption; it is not logged again.
-        """
-        for record in records:
-            self._count(record)
+    def begin(self, configuration: Mapping[str, Any], trials: Iterable[Trial]) -> None:
+        """Start the trackers with the configuration of the search, and count, but do not log again, earlier trials."""
+        for trial in trials:
+            self._count(trial)
         for tracker in self.trackers:
             if hasattr(tracker, "start"):  # in newer versions of accelerate
                 tracker.start()
             self.running.append(tracker)
-            tracker.store_init_configuration(_flat(configuration))
+            flat = flatten_dict(dict(configuration)).items()
+            simple = {name: one if isinstance(one, bool | int | float | str) else str(one) for name, one in flat}
+            tracker.store_init_configuration(simple)
 
-    def record(self, record: ArchitectureRecord) -> None:
-        """Log what was measured of an architecture."""
-        self._count(record)
-        values = {
-            name: value
-            for name in ("reward", "loss", "r2", "latency_ms", "speedup", "parameters", "episode")
-            if (value := getattr(record, name)) is not None
-        }
-        values["tokens"] = self.tokens
-        if self.best is not None:
-            values["best_reward"] = self.best.reward
-        self._log({f"search/{name}": value for name, value in values.items()}, self.measured)
+    def record(self, trial: Trial) -> None:
+        """Log what was measured of a trial."""
+        self._count(trial)
+        values = {name: getattr(trial, name) for name in FIGURES} | dict(trial.costs) | {"tokens": self.tokens}
+        values["latency_ms"] = trial.latency and trial.latency.student_ms
+        values["best_reward"] = self.best and self.best.reward
+        self._log({f"search/{name}": value for name, value in values.items() if value is not None}, self.measured)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Log what the trainer of the full distillation does."""
@@ -87,25 +75,12 @@ class SearchTracker(TrainerCallback):
         while self.running:
             self.running.pop().finish()
 
-    def _count(self, record: ArchitectureRecord) -> None:
+    def _count(self, trial: Trial) -> None:
         self.measured += 1
-        self.tokens += record.tokens
-        if record.state == "complete" and record.reward is not None and self.budget.met_by(record):
-            best = self.best
-            if best is None or best.reward is None or record.reward > best.reward:
-                self.best = record
+        self.tokens += trial.tokens
+        if trial.is_complete and trial.reward is not None and self.budget.met_by(trial):
+            self.best = max((one for one in (self.best, trial) if one is not None), key=lambda one: one.reward or 0.0)
 
     def _log(self, values: Mapping[str, Any], step: int) -> None:
         for tracker in self.running:
             tracker.log(dict(values), step=step)
-
-
-def _flat(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Sections as ``section.key``, and what is neither number nor text as text."""
-    found: dict[str, Any] = {}
-    for name, value in configuration.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
-    return found

@@ -11,7 +11,6 @@ from transformers.utils import logging
 
 from ..utils.json_lines import JsonLines
 from ..utils.run_directory import CONFIGURATION_FILE, configuration_differences
-from .architecture import Architecture
 from .space import SearchSpace
 from .study import VIEW_FILE
 from .trial import DIVERGED, Trial
@@ -31,11 +30,6 @@ def read_warm_start(folder: str, space: SearchSpace, configuration: Mapping[str,
 
     What was too slow for its budget, or too large for its machine, may not be so for this one's.
 
-    Args:
-        folder: Its run directory.
-        space: The search space.
-        configuration: That of this search.
-
     Raises:
         ValueError: If there is no search, or its teacher, texts, training or reward are others.
     """
@@ -43,20 +37,14 @@ def read_warm_start(folder: str, space: SearchSpace, configuration: Mapping[str,
     if not view.is_file() or not settings.is_file():
         raise ValueError(f"warm_start={folder!r} has no {VIEW_FILE} and {CONFIGURATION_FILE}; name a run directory.")
     before = _compared(yaml.safe_load(settings.read_text(encoding="utf-8")))
-    differences = configuration_differences(before, _compared(configuration))
+    differences = "\n  ".join(configuration_differences(before, _compared(configuration)))
     if differences:
-        shown = "\n  ".join(differences)
-        raise ValueError(
-            f"warm_start={folder!r} is a search whose results do not fit this one:\n  {shown}\n"
-            "Give the same values, or leave warm_start out."
-        )
+        remedy = "Give the same values, or leave warm_start out."
+        raise ValueError(f"warm_start={folder!r}: the results do not fit this search:\n  {differences}\n{remedy}")
     trials = JsonLines(view, Trial.from_json).read()
     fit = [trial for trial in trials if trial.architecture in space and trial.failure in (None, DIVERGED)]
     logger.info(f"{len(fit)} of {len(trials)} measured architectures of {folder} are taken over.")
-    first: dict[Architecture, Trial] = {}
-    for trial in fit:
-        first.setdefault(trial.architecture, trial)
-    return list(first.values())
+    return list({trial.architecture: trial for trial in reversed(fit)}.values())[::-1]
 
 
 def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class KDNASConfig(PretrainedConfig):
         bos_token_id: Token at the beginning of a sequence.
         eos_token_id: Token at the end of a sequence.
         tie_word_embeddings: Whether the masked language modeling head decodes with the word embeddings.
+        teacher_layers: Teacher layers, from 1, that the layers started as copies of; `None` where the shape does not
+            name them.
         **kwargs: What every configuration takes, see `PretrainedConfig`.
 
     Raises:
@@ -91,6 +93,7 @@ class KDNASConfig(PretrainedConfig):
         bos_token_id: int | None = 0,
         eos_token_id: int | None = 2,
         tie_word_embeddings: bool = True,
+        teacher_layers: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         auto_map = kwargs.pop("auto_map", None) or {}
@@ -116,6 +119,7 @@ class KDNASConfig(PretrainedConfig):
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
         self.tie_word_embeddings = tie_word_embeddings
+        self.teacher_layers = None if teacher_layers is None else list(teacher_layers)
         self.validate_fields()
 
     @property
@@ -175,6 +179,8 @@ class KDNASConfig(PretrainedConfig):
             _check_positive_integer("embedding_size", self.embedding_size, "or None for hidden_size")
             if self.embedding_size == self.hidden_size:
                 self.embedding_size = None
+        for layer in self.teacher_layers or []:
+            _check_positive_integer("teacher_layers", layer, "or a list of them, one per layer")
         for name in _PER_LAYER_FIELDS:
             self._normalise_per_layer(name)
         for heads in sorted(set(self.attention_heads_per_layer)):

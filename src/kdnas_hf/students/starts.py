@@ -25,6 +25,7 @@ class Start:
         init: ``layers``, exact copies of layers of a teacher of their width; ``embeddings``, its embeddings in their
             principal basis; ``random``; or ``auto``: layers where they have their teacher's width, else embeddings.
         layers: The teacher layers, from 1, that are copied; by default `default_layers`.
+        named: What errors call the layers.
 
     Raises:
         ValueError: If ``init`` is unknown, or ``layers`` are not layers or do not go with it.
@@ -32,6 +33,7 @@ class Start:
 
     init: str = "auto"
     layers: Sequence[int] | None = None
+    named: str = "student_layers"
 
     def __post_init__(self) -> None:
         check_choice("student_init", self.init, STUDENT_INITS)
@@ -39,10 +41,15 @@ class Start:
             return
         if self.init not in ("auto", "layers"):
             raise ValueError(
-                f"student_layers={self.layers} go with student_init=layers, not {self.init}; leave one of them out."
+                f"{self.named}={self.layers} go with student_init=layers, not {self.init}; leave one of them out."
             )
         if not self.layers or any(not isinstance(layer, int) or layer < 1 for layer in self.layers):
-            raise ValueError(f"student_layers={self.layers} are not layers of the teacher, counted from 1, as '1 6'.")
+            raise ValueError(f"{self.named}={self.layers} are not layers of the teacher, counted from 1, as '1 6'.")
+
+    def of(self, config: KDNASConfig) -> Start:
+        """The start of a student: the teacher layers that its configuration names are copied rather than these."""
+        layers = config.teacher_layers
+        return self if layers is None else Start(self.init, layers, "teacher_layers")
 
     def check(self, teacher_size: int, teacher_layers: int, shapes: Iterable[tuple[int, int]]) -> None:
         """Refuse what a teacher cannot give to students of some hidden sizes and depths, before it is loaded.
@@ -54,19 +61,18 @@ class Start:
         wrong = [layer for layer in layers or [] if layer > teacher_layers]
         if wrong:
             raise ValueError(
-                f"student_layers={layers}: the teacher has layers 1 to {teacher_layers}, so that there is no "
-                f"{wrong[0]}."
+                f"{self.named}={layers}: the teacher has layers 1 to {teacher_layers}, so that there is no {wrong[0]}."
             )
         for hidden_size, depth in shapes:
             if layers and len(layers) != depth:
                 raise ValueError(
-                    f"student_layers={layers} names {len(layers)} layers for a student of {depth}; name one for each, "
+                    f"{self.named}={layers} names {len(layers)} layers for a student of {depth}; name one for each, "
                     "or leave it out."
                 )
             if (layers or self.init == "layers") and hidden_size != teacher_size:
                 raise ValueError(
                     f"hidden_size={hidden_size} cannot start as copies of layers of a teacher of hidden size "
-                    f"{teacher_size}; choose student_init=embeddings without student_layers, or "
+                    f"{teacher_size}; choose student_init=embeddings without {self.named}, or "
                     f"hidden_size={teacher_size}."
                 )
 
@@ -85,17 +91,18 @@ class Start:
             ValueError: If the start is one that the student or the teacher does not allow.
         """
         size, depth = teacher.config.hidden_size, teacher.config.num_hidden_layers
+        start = self.of(config)
         init = self.init
         if init in ("auto", "layers"):
-            self.check(size, depth, [(config.hidden_size, config.num_hidden_layers)])
+            start.check(size, depth, [(config.hidden_size, config.num_hidden_layers)])
         if init == "auto":
             exact = config.hidden_size == config.word_embedding_size == size
-            init = "layers" if self.layers or (exact and _copyable(teacher)) else "embeddings"
+            init = "layers" if start.layers or (exact and _copyable(teacher)) else "embeddings"
         if init == "random":
             return create_student(config, None, student_init="random", seed=seed)
         student = create_student(config, embeddings, student_init="embeddings", seed=seed)
         if init == "layers":
-            copied = self.layers or default_layers(config.num_hidden_layers, depth)
+            copied = start.layers or default_layers(config.num_hidden_layers, depth)
             copy_layers(student, dict(enumerate(copied, start=1)), teacher)
         return student
 

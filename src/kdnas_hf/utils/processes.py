@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 
 def end_processes() -> None:
@@ -29,3 +31,23 @@ def balanced_shares(costs: Mapping[str, float], processes: int) -> list[list[str
         min(shares, key=lambda share: sum(costs[one] for one in share)).append(name)
     order = {name: place for place, name in enumerate(costs)}
     return [sorted(share, key=order.__getitem__) for share in shares]
+
+
+class OnMain:
+    """An object that only the main process has: its methods run there, and return the same in every process.
+
+    Args:
+        target: The object; None in processes other than the main one.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, target: Any | None, world_size: int) -> None:
+        self.target = target
+        self.world_size = world_size
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            value = None if self.target is None else getattr(self.target, name)(*args, **kwargs)
+            return value if self.world_size == 1 else broadcast_object_list([value])[0]
+
+        return call

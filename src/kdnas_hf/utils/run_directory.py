@@ -13,6 +13,7 @@ import yaml
 from .atomic_files import write_atomically
 
 CONFIGURATION_FILE = "config.yaml"
+CHOICE = "choice"  # section that may change when a run is resumed
 
 # What libraries say that give no errno: safetensors, SQLite, and torch.save, which does not know why a write fell short
 _DISK_FULL = (
@@ -64,11 +65,13 @@ def settle_configuration(folder: Path, configuration: Mapping[str, Any], resume:
     """
     check_writable(folder)
     path = folder / CONFIGURATION_FILE
-    if not path.exists():
-        write_atomically(path, yaml.safe_dump(dict(configuration), sort_keys=False, allow_unicode=True))
-        return False
-    refuse_other_run(folder, configuration, resume)
-    return True
+    resumed = path.exists()
+    if resumed:
+        refuse_other_run(folder, configuration, resume)
+    text = yaml.safe_dump(dict(configuration), sort_keys=False, allow_unicode=True)
+    if not resumed or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
+    return resumed
 
 
 def refuse_other_run(folder: Path, configuration: Mapping[str, Any], resume: bool = True) -> None:
@@ -76,7 +79,7 @@ def refuse_other_run(folder: Path, configuration: Mapping[str, Any], resume: boo
 
     Args:
         folder: The run directory.
-        configuration: That of this run; without ``texts``, the texts are not compared.
+        configuration: That of this run; without ``texts``, the texts are not compared, and its `CHOICE` may change.
         resume: Whether a run of this configuration may be resumed.
 
     Raises:
@@ -90,13 +93,18 @@ def refuse_other_run(folder: Path, configuration: Mapping[str, Any], resume: boo
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
     if "texts" not in configuration:
         before.pop("texts", None)
-    differences = configuration_differences(before, configuration)
+    differences = configuration_differences(settled(before), settled(configuration))
     if differences:
         shown = "\n  ".join(differences)
         raise ValueError(
             f"output_dir={str(folder)!r} holds a run of another configuration:\n  {shown}\n"
             "Choose another output_dir, or give the same configuration to resume that run."
         )
+
+
+def settled(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what may change."""
+    return {name: section for name, section in configuration.items() if name != CHOICE}
 
 
 def configuration_differences(before: Any, now: Any, name: str = "") -> list[str]:

@@ -1,46 +1,52 @@
-"""Controllers: who chooses an episode's candidates. One file each; all are Optuna samplers."""
+"""Controllers: who chooses an episode's candidates. All are Optuna samplers."""
 
-from ..space import SearchSpace
-from .base import REWARD, ArchitectureSampler, architecture_of, distributions
-from .bayesian import BayesianSampler
-from .lstm import EpsilonSchedule, LSTMSampler, RewardPredictor
+from collections.abc import Sequence
+
+from ...utils.choices import check_choice
+from ..space import Architecture, SearchSpace
+from .base import EPISODE, FAILURE, REWARD, ArchitectureSampler, architecture_of, distributions
+from .bayesian import BayesianSampler, posterior
+from .lstm import EpsilonSchedule, LSTMSampler
 from .optuna_samplers import OptunaSampler
+from .rules_of_thumb import ListSampler, depth_rule, evenly_spaced, load_hand_list
 
-CONTROLLERS = ("bayesian", "lstm", "tpe", "gp", "nsga2", "random")
-PARETO_CONTROLLERS = ("bayesian", "nsga2", "tpe", "random")  # those that can be after two objectives
+CONTROLLERS = ("bayesian", "lstm", "tpe", "gp", "nsga2", "random", "depth", "hand")
+PARETO_CONTROLLERS = tuple(name for name in CONTROLLERS if name != "lstm")  # those that can be after two objectives
 
 __all__ = [
     "CONTROLLERS",
+    "EPISODE",
+    "FAILURE",
     "PARETO_CONTROLLERS",
     "REWARD",
     "ArchitectureSampler",
-    "BayesianSampler",
     "EpsilonSchedule",
-    "LSTMSampler",
-    "OptunaSampler",
-    "RewardPredictor",
-    "architecture_of",
-    "distributions",
-    "make_controller",
 ]
+__all__ += ["LSTMSampler", "architecture_of", "depth_rule", "distributions", "evenly_spaced", "load_hand_list"]
+__all__ += ["make_controller", "posterior"]
 
 
 def make_controller(
     name: str,
     space: SearchSpace,
     candidates_per_episode: int,
+    *,
     seed: int = 0,
     epsilon: EpsilonSchedule | None = None,
+    teacher: Architecture | None = None,
+    hand: Sequence[Architecture] = (),
 ) -> ArchitectureSampler:
-    """Make a controller by name.
+    """Make a controller by name; ValueError if there is none, or it lacks what it needs.
 
-    Raises:
-        ValueError: If there is none of that name.
+    ``epsilon`` is for ``lstm``, ``teacher`` the shape that ``depth`` keeps, ``hand`` what ``hand`` proposes, in order.
     """
-    if name not in CONTROLLERS:
-        raise ValueError(f"controller={name!r} is unknown; choose from {', '.join(CONTROLLERS)}.")
+    check_choice("controller", name, CONTROLLERS)
     if name == "lstm":
         return LSTMSampler(space, candidates_per_episode, seed, epsilon)
-    if name == "bayesian":
-        return BayesianSampler(space, candidates_per_episode, seed)
+    if name in ("bayesian", "random"):
+        return (BayesianSampler if name == "bayesian" else ArchitectureSampler)(space, candidates_per_episode, seed)
+    if name == "depth" and teacher is not None:
+        hand = depth_rule(space, teacher)
+    if name in ("depth", "hand"):
+        return ListSampler(space, candidates_per_episode, hand)
     return OptunaSampler(name, space, candidates_per_episode, seed)

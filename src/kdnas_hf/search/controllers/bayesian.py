@@ -2,340 +2,254 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from random import Random
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
 from ..architecture import CHOICES, PER_LAYER_FIELDS, Architecture
-from ..space import SearchSpace
-from .base import ArchitectureSampler, architecture_of, is_feasible, value_of
+from ..space import MAX_ENUMERATED, SearchSpace
+from ..trial import Trial
+from .base import ArchitectureSampler, Observation
 
 
 class ArchitectureFeatures:
-    """Architectures as vectors: logarithms of what is a number, one indicator for each choice of what is a name.
+    """Architectures of a space as vectors: logarithms of what is a number, an indicator for each choice of a name.
 
-    Each number is scaled so that the choices of the space lie between 0 and 1. What differs by layer is the mean over
-    layers, and how much higher it is in the second half of them than in the first. The last feature is the size of all
-    layers together, which what a student learns and what it costs depend on most.
-
-    Args:
-        space: The search space.
+    Each number is scaled so that the choices of the space lie between 0 and 1. What differs by layer, as the teacher's
+    layers that are kept do, is the mean over layers, and how much higher it is in the second half of them than in the
+    first. The last feature is the size of all layers together, which quality and costs depend on most.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        low, high = np.log(space.parameter_range)
-        self._smallest, self._range = low, max(high - low, 1e-9)
-        self._example = space.sample(Random(0), 1)
+        self.smallest, self.largest = np.log(space.parameter_range)
+        self.of = lru_cache(MAX_ENUMERATED)(self._of)
 
     def __call__(self, architectures: Sequence[Architecture]) -> np.ndarray:
-        """Features.
-
-        Returns:
-            ``(architectures, features)``.
-        """
+        """Features: ``(architectures, features)``."""
         if not architectures:
-            return self(self._example)[:0]
-        columns: list[Any] = []
+            return self(self.space.sample(Random(0), 1))[:0]
+        return np.array([self.of(one) for one in architectures])
+
+    def _of(self, architecture: Architecture) -> list[float]:
+        space, found = self.space, list[float]()
         for name in CHOICES:
-            values = getattr(self.space, name)
-            if len(values) == 1:
-                continue
-            if self.space.per_layer and name in PER_LAYER_FIELDS:
-                columns += self._by_layer(values, [one.per_layer(name) for one in architectures])
-            else:
-                columns += _scaled(values, [getattr(one, name) for one in architectures]).T.tolist()
-        if len(self.space.embedding_size) > 1:
-            columns.append([one.word_embedding_size / one.hidden_size for one in architectures])
-        sizes = np.log([architecture.encoder_parameters for architecture in architectures])
-        columns.append((sizes - self._smallest) / self._range)
-        return np.column_stack(columns)
-
-    def _by_layer(self, values: Sequence[Any], chosen: Sequence[Sequence[Any]]) -> list[list[float]]:
-        """Mean over layers, and second half less first, of each scaled value: ``(features, architectures)``."""
-        depths = np.array([len(one) for one in chosen])
-        layers = _scaled(values, [value for one in chosen for value in one])
-        firsts = np.cumsum(depths) - depths
-        means = np.add.reduceat(layers, firsts) / depths[:, None]
-        changes = np.add.reduceat(layers * np.concatenate([_change(depth) for depth in depths]), firsts)
-        return np.hstack([means, changes]).T.tolist()
+            values = getattr(space, name)
+            if len(values) > 1:
+                layers = [_scaled(values, value) for value in architecture.per_layer(name)]
+                found += _summary(layers) if space.per_layer and name in PER_LAYER_FIELDS else layers[0]
+        if len(space.embedding_size) > 1:
+            found.append(architecture.word_embedding_size / architecture.hidden_size)
+        if space.teacher_layers is not None:
+            last = max(space.teacher_layers)
+            found += _summary([[layer / last] for layer in architecture.per_layer("teacher_layers")])
+        size = math.log(architecture.encoder_parameters) - self.smallest
+        return [*found, size / max(self.largest - self.smallest, 1e-9)]
 
 
-@cache
-def _change(depth: int) -> np.ndarray:
-    """What weighs layers so that their sum is the mean of the second half less that of the first: ``(depth, 1)``."""
-    half = depth // 2
-    weights = np.zeros((depth, 1))
-    if half:
-        weights[:half], weights[-half:] = -1 / half, 1 / half
-    return weights
+def _summary(layers: Sequence[Sequence[float]]) -> list[float]:
+    """For each feature of layers the mean, and then that of the second half less that of the first."""
+    half, columns = len(layers) // 2, list(zip(*layers, strict=True))
+    means = [sum(column) / len(layers) for column in columns]
+    return means + [(sum(column[-half:]) - sum(column[:half])) / half if half else 0.0 for column in columns]
 
 
-def _scaled(values: Sequence[Any], chosen: Sequence[Any]) -> np.ndarray:
-    """What was chosen of some values, as numbers between 0 and 1: ``(chosen, features)``."""
+def _scaled(values: Sequence[Any], chosen: Any) -> list[float]:
+    """What was chosen of some values, as numbers between 0 and 1."""
     if isinstance(values[0], str):
-        return np.array([[float(one == value) for value in values[1:]] for one in chosen])
-    low, high = np.log(min(values)), np.log(max(values))
-    return ((np.log(chosen) - low) / (high - low))[:, None]
-
-
-class BayesianSampler(ArchitectureSampler):
-    """Expected improvement of a Gaussian process, over every architecture of the space that is not taken.
-
-    Of a space that is too large, over a pool of them (see `SearchSpace.pool`).
-
-    The first episode is spread over the space: each candidate is the one farthest from those before it. Later, rewards
-    are regressed by a Gaussian process with a Matérn kernel, one length scale for each feature and a noise that is
-    estimated. The candidates of an episode are chosen one after the other; those that have no result yet count as if
-    they had the predicted one ("kriging believer", Ginsbourger et al. 2010). Hard constraints are regressed alike, and
-    the expected improvement is multiplied by the probability that they hold (Gardner et al. 2014).
-
-    Of a study of two objectives the gain is in the hypervolume that its Pareto front dominates: see `FrontSurrogate`.
-
-    Where successive halving stopped candidates, what they promised is regressed with the rest: the share of the steps
-    that each trained is a feature (as fidelity is in Kandasamy et al. 2017, arXiv 1703.06240), and what is predicted is
-    the reward after a whole mini-KD.
-
-    Args:
-        space: The search space.
-        candidates_per_episode: Trials in an episode.
-        seed: What all random choices are drawn from.
-    """
-
-    def __init__(self, space: SearchSpace, candidates_per_episode: int, seed: int = 0) -> None:
-        super().__init__(space, candidates_per_episode, seed)
-        self.features = ArchitectureFeatures(space)
-        self._fitted: tuple[tuple[int, int], Surrogate | FrontSurrogate] | None = None
-
-    def choose(self, study: optuna.Study, trial: FrozenTrial, available: Sequence[Architecture]) -> Architecture:
-        """Choose what promises most; in the first episode, what is farthest from the others."""
-        episode = self.episode_of(trial.number)
-        measured = self.measured_before(study, episode)
-        pending = [
-            architecture
-            for other in study.get_trials(deepcopy=False)
-            if self.episode_of(other.number) == episode and other.number < trial.number
-            if (architecture := architecture_of(other)) is not None
-        ]
-        if not measured:
-            return self._farthest(pending, available) if pending else super().choose(study, trial, available)
-        stopped = self.stopped_before(study, episode)
-        surrogate = self._surrogate(episode, measured, stopped)
-        gains = surrogate.gain(self.features(available), self.features(pending))
-        return available[int(np.argmax(gains))]
-
-    def _farthest(self, chosen: Sequence[Architecture], available: Sequence[Architecture]) -> Architecture:
-        differences = self.features(available)[:, None] - self.features(chosen)[None]
-        nearest = np.square(differences).sum(-1).min(1)
-        return available[int(np.argmax(nearest))]
-
-    def _surrogate(
-        self, episode: int, measured: Sequence[FrozenTrial], stopped: Sequence[FrozenTrial]
-    ) -> Surrogate | FrontSurrogate:
-        """Fitted once an episode, on what the episodes before it measured."""
-        key = (episode, len(measured) + len(stopped))
-        if self._fitted is None or self._fitted[0] != key:
-            seed = self.random_for("surrogate", episode).getrandbits(31)
-            trials = [*measured, *stopped]
-            architectures = [architecture for one in trials if (architecture := architecture_of(one)) is not None]
-            kind = Surrogate if len(trials[0].values) == 1 else FrontSurrogate
-            self._fitted = (key, kind(self.features(architectures), trials, seed))
-        return self._fitted[1]
-
-
-class Surrogate:
-    """Gaussian processes of the rewards and of the constraints of what was measured.
-
-    Args:
-        features: ``(trials, features)``.
-        trials: What was measured, and what was stopped early.
-        seed: Of the restarts of the fit.
-    """
-
-    def __init__(self, features: np.ndarray, trials: Sequence[FrozenTrial], seed: int) -> None:
-        rewards = np.array([value_of(trial) for trial in trials])
-        whole = np.array([trial.state is TrialState.COMPLETE for trial in trials])
-        share = np.array([trained_share(trial, trials) for trial in trials])
-        feasible = whole & np.array([is_feasible(trial) for trial in trials])
-        self.leaders = features[feasible] if feasible.any() else features[whole]
-        self.stops_early = not whole.all()
-        fidelity = np.column_stack([features, share]) if self.stops_early else features
-        self.reward = GaussianProcess.fit(fidelity, rewards, seed)
-        self.constraints = Constraints(features, trials, seed)
-
-    def gain(self, candidates: np.ndarray, pending: np.ndarray) -> np.ndarray:
-        """What each candidate is expected to add to the best feasible, times the chance that it is feasible itself.
-
-        Args:
-            candidates: ``(candidates, features)``.
-            pending: ``(architectures, features)`` of what has no result yet.
-
-        Returns:
-            ``(candidates,)``.
-        """
-        process = self.reward.believing(self._trained(pending))
-        # the best reward measured is the best noise as well: what the process believes of it is compared
-        best = process.predict(self._trained(np.concatenate([self.leaders, pending])))[0].max()
-        mean, deviation = process.predict(self._trained(candidates))
-        return expected_improvement(mean, deviation, best) * self.constraints.chance(candidates)
-
-    def _trained(self, features: np.ndarray) -> np.ndarray:
-        """Features for the process of rewards, as of architectures that train to the end."""
-        return np.column_stack([features, np.ones(len(features))]) if self.stops_early else features
-
-
-def trained_share(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> float:
-    """The share of a mini-KD's steps that a candidate trained: 1 if it was not stopped early."""
-    if trial.state is TrialState.COMPLETE or trial.last_step is None:
-        return float(trial.state is TrialState.COMPLETE)
-    return trial.last_step / max(other.last_step for other in trials if other.last_step is not None)
-
-
-class FrontSurrogate:
-    """Gaussian processes of the quality and of the latency of what was measured, for a search of the Pareto front.
-
-    A candidate is worth the hypervolume that it is expected to add to what the front dominates: between its latency,
-    on a logarithmic scale, and that of the slowest measured, above what the front has there. Latency
-    hardly varies, so that its predicted value is taken, and the rest is a sum of expected improvements (Emmerich et al.
-    2006, in two dimensions of which one is known).
-
-    Args:
-        features: ``(trials, features)``.
-        trials: What was measured; values are quality and latency as a share of the teacher's.
-        seed: Of the restarts of the fit.
-    """
-
-    def __init__(self, features: np.ndarray, trials: Sequence[FrozenTrial], seed: int) -> None:
-        values = np.array([trial.values for trial in trials])
-        self.features = features[[is_feasible(trial) for trial in trials]]
-        self.quality = GaussianProcess.fit(features, values[:, 0], seed)
-        self.latency = GaussianProcess.fit(features, np.log(values[:, 1]), seed)
-        self.slowest = np.log(values[:, 1]).max()
-        self.constraints = Constraints(features, trials, seed)
-
-    def gain(self, candidates: np.ndarray, pending: np.ndarray) -> np.ndarray:
-        """The hypervolume that each candidate is expected to add, times the chance that it is feasible.
-
-        Args:
-            candidates: ``(candidates, features)``.
-            pending: ``(architectures, features)`` of what has no result yet.
-
-        Returns:
-            ``(candidates,)``.
-        """
-        process = self.quality.believing(pending)
-        known = np.concatenate([self.features, pending])
-        mean, deviation = process.predict(candidates)
-        latency = self.latency.predict(candidates)[0]
-        # what the front has: nothing up to the fastest, then a step at each of the others
-        edges, levels = [latency.min()], [0.0]
-        if len(known):
-            at, quality = self.latency.predict(known)[0], process.predict(known)[0]
-            order = np.argsort(at)
-            edges += at[order].tolist()
-            levels += np.maximum.accumulate(np.maximum(quality[order], 0.0)).tolist()
-        ends = [*edges[1:], max(self.slowest, latency.max())]
-        found = np.zeros(len(candidates))
-        for start, end, level in zip(edges, ends, levels, strict=True):
-            width = np.maximum(end - np.maximum(start, latency), 0.0)
-            if width.any():
-                found += width * expected_improvement(mean, deviation, level)
-        return found * self.constraints.chance(candidates)
-
-
-class Constraints:
-    """Gaussian processes of by how much each hard constraint is missed.
-
-    Args:
-        features: ``(trials, features)``.
-        trials: What was measured.
-        seed: Of the restarts of the fit.
-    """
-
-    def __init__(self, features: np.ndarray, trials: Sequence[FrozenTrial], seed: int) -> None:
-        self.processes = []
-        for name in sorted({name for trial in trials for name in trial.constraints}):
-            known = [index for index, trial in enumerate(trials) if name in trial.constraints]
-            values = np.array([trials[index].constraints[name] for index in known])
-            if (values > 0).any():  # else nothing has missed it
-                self.processes.append(GaussianProcess.fit(features[known], values, seed))
-
-    def chance(self, candidates: np.ndarray) -> np.ndarray:
-        """The probability that each candidate meets them all: ``(candidates,)``."""
-        found = np.ones(len(candidates))
-        for process in self.processes:
-            mean, deviation = process.predict(candidates)
-            found *= norm.cdf(-mean / deviation)
-        return found
-
-
-def expected_improvement(mean: np.ndarray, deviation: np.ndarray, level: float) -> np.ndarray:
-    """By how much normal variables are expected to be above a level, counted as 0 below it."""
-    above = (mean - level) / deviation
-    return deviation * (above * norm.cdf(above) + norm.pdf(above))
+        return [float(chosen == value) for value in values[1:]]
+    low, high = math.log(min(values)), math.log(max(values))
+    return [(math.log(chosen) - low) / (high - low)]
 
 
 class GaussianProcess:
     """Regression with a Matérn 5/2 kernel, one length scale for each feature, and noise.
 
-    Args:
-        kernel: Of the signal, for standardised values.
-        noise: Variance of the noise, of standardised values.
-        features: ``(points, features)``.
-        values: ``(points,)``.
+    Kernel and noise, a variance, are those of values, ``(points,)``, less ``mean`` and over ``scale``. Longer length
+    scales than here would let a few points be explained by one feature alone.
     """
 
-    def __init__(self, kernel: Kernel, noise: float, features: np.ndarray, values: np.ndarray) -> None:
+    def __init__(
+        self, kernel: Kernel, noise: float, features: np.ndarray, values: np.ndarray, mean: float, scale: float
+    ) -> None:
         self.kernel, self.noise, self.features, self.values = kernel, noise, features, values
-        self.mean, self.scale = values.mean(), max(values.std(), 1e-9)
+        self.mean, self.scale = mean, scale
         self.process = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)
-        self.process.fit(features, (values - self.mean) / self.scale)
+        self.process.fit(features, (values - mean) / scale)
 
     @classmethod
     def fit(cls, features: np.ndarray, values: np.ndarray, seed: int) -> GaussianProcess:
         """Find kernel and noise by maximum likelihood."""
-        signal = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(features.shape[1]), (0.2, 20.0), nu=2.5)
-        process = GaussianProcessRegressor(
-            signal + WhiteKernel(0.1, (1e-4, 1.0)), n_restarts_optimizer=1, random_state=seed
-        )
+        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(features.shape[1]), (0.2, 3.0), nu=2.5)
+        kernel += WhiteKernel(0.1, (1e-4, 1.0))
+        process = GaussianProcessRegressor(kernel, n_restarts_optimizer=1, random_state=seed)
+        mean, scale = values.mean(), values.std() or 1.0
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", ConvergenceWarning
-            )  # a length scale at its bound: a choice that matters not
-            process.fit(features, (values - values.mean()) / max(values.std(), 1e-9))
-        return cls(process.kernel_.k1, process.kernel_.k2.noise_level, features, values)
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound: it matters not
+            process.fit(features, (values - mean) / scale)
+        return cls(process.kernel_.k1, process.kernel_.k2.noise_level, features, values, mean, scale)
 
     def believing(self, features: np.ndarray) -> GaussianProcess:
         """The process as it would be if these points had turned out as it predicts."""
         if len(features) == 0:
             return self
         values = np.concatenate([self.values, self.predict(features)[0]])
-        return GaussianProcess(self.kernel, self.noise, np.concatenate([self.features, features]), values)
-
-    def left_out_errors(self) -> np.ndarray:
-        """By how much each value differs from its prediction by the others: ``(points,)``.
-
-        (Rasmussen and Williams 2006, equation 5.12.)
-        """
-        covariance = self.kernel(self.features) + self.noise * np.eye(len(self.values))
-        precision = np.linalg.inv(covariance)
-        return precision @ ((self.values - self.mean) / self.scale) / np.diag(precision) * self.scale
+        known = np.concatenate([self.features, features])
+        return GaussianProcess(self.kernel, self.noise, known, values, self.mean, self.scale)
 
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation, without noise.
-
-        Returns:
-            Both ``(points,)``.
-        """
+        """Mean and standard deviation, without noise: both ``(points,)``."""
         mean, deviation = self.process.predict(features, return_std=True)
         return mean * self.scale + self.mean, np.maximum(deviation, 1e-6) * self.scale
+
+
+def posterior(space: SearchSpace, trials: Sequence[Trial], seed: int = 0) -> dict[int, tuple[float, float]]:
+    """Mean and standard deviation of the reward of each complete trial, by number, as a Gaussian process believes.
+
+    Rewards are noisy: the highest is the luckiest. Of fewer than five trials they are what was measured, and 0.
+    """
+    complete = [trial for trial in trials if trial.is_complete and trial.reward is not None]
+    rewards = np.array([trial.reward for trial in complete], dtype=float)
+    means, deviations = rewards, np.zeros(len(rewards))
+    if len(complete) >= 5:
+        features = ArchitectureFeatures(space)([trial.architecture for trial in complete])
+        means, deviations = GaussianProcess.fit(features, rewards, seed).predict(features)
+    return {trial.number: (float(means[i]), float(deviations[i])) for i, trial in enumerate(complete)}
+
+
+class BayesianSampler(ArchitectureSampler):
+    """Expected improvement of a Gaussian process, over every architecture of the space that is not taken.
+
+    The first episode is spread over the space: each candidate is the one farthest from those before it. Later, rewards
+    are regressed. Candidates of an episode are chosen one after the other; those that have no result yet count as if
+    they had the predicted one ("kriging believer", Ginsbourger et al. 2010). Hard constraints are regressed alike, and
+    the expected improvement is multiplied by the probability that they hold (Gardner et al. 2014). What failed counts
+    as the worst so far ("floor padding", Wakabayashi et al. 2022). Of what successive halving stopped, the promise is
+    regressed, and the share of the steps that it trained is a feature (as fidelity is in Kandasamy et al. 2017, arXiv
+    1703.06240). Of a study of two objectives the gain is that of `FrontSurrogate`.
+    """
+
+    def __init__(self, space: SearchSpace, candidates_per_episode: int, seed: int = 0) -> None:
+        super().__init__(space, candidates_per_episode, seed)
+        self.features = ArchitectureFeatures(space)
+        self._fitted: tuple[tuple[int, int], Surrogate] | None = None
+
+    def choose(self, study: optuna.Study, number: int, available: Sequence[Architecture]) -> Architecture:
+        """Choose what promises most; while nothing tells candidates apart, what is farthest from all others."""
+        _, observed, pending = self.known(study, number)
+        if observed and not self.space.is_enumerable:
+            available = self.available(study, number, observed)
+        gains = self._gains(study, number, available)
+        if np.ptp(gains) > 0:
+            return available[int(np.argmax(gains))]
+        others = [*(one.architecture for one in observed), *pending]
+        if not others:
+            return super().choose(study, number, available)
+        differences = self.features(available)[:, None] - self.features(others)[None]
+        return available[int(np.argmax(np.square(differences).sum(-1).min(1)))]
+
+    def promise(self, study: optuna.Study, number: int) -> float | None:
+        """See `ArchitectureSampler`."""
+        _, observed, _ = self.known(study, number)
+        best = max((one.values[0] for one in observed if one.is_feasible), default=0.0)
+        if best <= 0 or len(study.directions) > 1:
+            return None
+        return float(self._gains(study, number, self.available(study, number, observed)).max(initial=0.0)) / best
+
+    def _gains(self, study: optuna.Study, number: int, available: Sequence[Architecture]) -> np.ndarray:
+        episode, observed, pending = self.known(study, number)
+        if not observed or not available:
+            return np.zeros(len(available))
+        if self._fitted is None or self._fitted[0] != (episode, len(observed)):  # once for what is observed
+            seed = self.random_for("surrogate", episode).getrandbits(31)
+            kind = Surrogate if len(observed[0].values) == 1 else FrontSurrogate
+            fitted = kind(self.features([one.architecture for one in observed]), observed, seed)
+            self._fitted = ((episode, len(observed)), fitted)
+        return self._fitted[1].gain(self.features(available), self.features(pending))
+
+
+class Surrogate:
+    """Gaussian processes of the rewards and of the constraints of what was observed; all take features."""
+
+    def __init__(self, features: np.ndarray, observed: Sequence[Observation], seed: int) -> None:
+        self.leaders = features[[one.is_feasible for one in observed]]
+        self.constraints = []  # by how much each was missed
+        # to train at all is one of them
+        excesses = [one.constraints | ({"fails": 2.0 * one.failed - 1} if one.share else {}) for one in observed]
+        for name in sorted(set().union(*excesses)):
+            known = [name in excess for excess in excesses]
+            missed = np.array([excess[name] for excess in excesses if name in excess])
+            if (missed > 0).any():
+                self.constraints.append(GaussianProcess.fit(features[known], missed, seed))
+        if len(self.leaders):
+            self._fit(features, np.array([one.values for one in observed]), observed, seed)
+
+    def gain(self, candidates: np.ndarray, pending: np.ndarray) -> np.ndarray:
+        """What each is expected to add to the best feasible, times the chance that it is feasible: ``(candidates,)``.
+
+        Where nothing feasible is known, the logarithm of that chance alone.
+        """
+        chance = self._log_chance(candidates)
+        if not len(self.leaders):
+            return chance
+        likely = pending[self._log_chance(pending) > np.log(0.5)]
+        return self._improvement(candidates, pending, np.concatenate([self.leaders, likely])) * np.exp(chance)
+
+    def _log_chance(self, candidates: np.ndarray) -> np.ndarray:
+        found = np.zeros(len(candidates))
+        for process in self.constraints if len(candidates) else ():
+            mean, deviation = process.predict(candidates)
+            found += norm.logcdf(-mean / deviation)
+        return found
+
+    def _fit(self, features: np.ndarray, values: np.ndarray, observed: Sequence[Observation], seed: int) -> None:
+        share = np.array([one.share for one in observed])
+        self.process = GaussianProcess.fit(np.column_stack([features, share])[share > 0], values[share > 0, 0], seed)
+
+    def _improvement(self, candidates: np.ndarray, pending: np.ndarray, incumbents: np.ndarray) -> np.ndarray:
+        whole = [np.column_stack([one, np.ones(len(one))]) for one in (candidates, pending, incumbents)]
+        process = self.process.believing(whole[1])
+        # the best reward measured is the best noise as well: what the process believes of it is compared
+        return expected_improvement(*process.predict(whole[0]), process.predict(whole[2])[0].max())
+
+
+class FrontSurrogate(Surrogate):
+    """Gaussian processes of the quality and of the latency of what was observed, for a search of the Pareto front.
+
+    A candidate is worth the hypervolume that it is expected to add to what the front dominates: between its latency,
+    on a logarithmic scale, and that of the slowest observed, above what the front has there. Latency hardly varies, so
+    that its predicted value is taken, and the rest is a sum of expected improvements (Emmerich et al. 2006, in two
+    dimensions of which one is known).
+    """
+
+    def _fit(self, features: np.ndarray, values: np.ndarray, observed: Sequence[Observation], seed: int) -> None:
+        trained = np.array([one.share > 0 for one in observed])
+        timed = trained & [not one.failed for one in observed]
+        self.process = GaussianProcess.fit(features[trained], values[trained, 0], seed)
+        self.latency = GaussianProcess.fit(features[timed], np.log(values[timed, 1]), seed)
+
+    def _improvement(self, candidates: np.ndarray, pending: np.ndarray, incumbents: np.ndarray) -> np.ndarray:
+        process, latency = self.process.believing(pending), self.latency.predict(candidates)[0]
+        at, quality = self.latency.predict(incumbents)[0], process.predict(incumbents)[0]
+        order = np.argsort(at)
+        # what the front has: nothing up to the fastest, then a step at each of the others
+        edges = np.array([latency.min(), *at[order], max(self.latency.values.max(), latency.max())])
+        levels = np.maximum.accumulate([0.0, *quality[order]])
+        widths = np.maximum(edges[1:, None] - np.maximum(edges[:-1, None], latency), 0.0)
+        return (widths * expected_improvement(*process.predict(candidates), levels[:, None])).sum(0)
+
+
+def expected_improvement(mean: np.ndarray, deviation: np.ndarray, level: Any) -> np.ndarray:
+    """By how much normal variables are expected to be above a level, counted as 0 below it."""
+    above = (mean - level) / deviation
+    return deviation * (above * norm.cdf(above) + norm.pdf(above))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial
 from torch import nn
 
+from ...utils.hardware import torch_threads
 from ...utils.random_state import drawing
-from ..space import Architecture, SearchSpace
-from .base import ArchitectureSampler, architecture_of, is_feasible, value_of
+from ..architecture import Architecture, field_of
+from ..space import SearchSpace
+from .base import ArchitectureSampler, Observation, ranked
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,9 @@ class EpsilonSchedule:
     decay: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= 1:
-            raise ValueError(f"epsilon_start={self.start} is not a probability.")
-        if self.decay < 0:
-            raise ValueError(f"epsilon_decay={self.decay} must not be negative.")
+        for name, value in (("epsilon_start", self.start), ("epsilon_decay", self.decay)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} must be between 0 and 1.")
 
     def __call__(self, episode: int) -> float:
         """The probability in an episode, counted from 0."""
@@ -39,50 +38,34 @@ class RewardPredictor(nn.Module):
 
     It reads the sequence [best architecture of the previous episode, best so far, this architecture], each as the
     embeddings of its choices, concatenated. Choices for layers that an architecture does not have are padding.
-
-    Args:
-        space: The search space.
-        embedding_size: Dimensions of a choice's embedding.
-        hidden_size: Dimensions of the LSTM's state.
     """
 
     def __init__(self, space: SearchSpace, embedding_size: int = 16, hidden_size: int = 64) -> None:
         super().__init__()
         self.space = space
-        self.choices = space.open_choices
         # index 0 stands for "none": before the first episode has ended, and of a layer that is absent
-        self.embeddings = nn.ModuleList(nn.Embedding(len(one.values) + 1, embedding_size) for one in self.choices)
-        self.lstm = nn.LSTM(embedding_size * len(self.choices), hidden_size, batch_first=True)
+        sizes = [len(values) + 1 for values in space.choices.values()]
+        self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_size) for size in sizes)
+        self.lstm = nn.LSTM(embedding_size * len(sizes), hidden_size, batch_first=True)
         self.head = nn.Linear(hidden_size, 1)
 
     def encode(self, architecture: Architecture | None) -> list[int]:
         """Indices of an architecture's choices, zeros for None."""
         if architecture is None:
-            return [0] * len(self.choices)
-        params = self.space.encode(architecture)
-        return [
-            0 if choice.is_absent(architecture) else choice.values.index(params[choice.name]) + 1
-            for choice in self.choices
-        ]
+            return [0] * len(self.embeddings)
+        params, depth = self.space.encode(architecture), architecture.num_hidden_layers
+        choices = self.space.choices.items()
+        return [values.index(params[n]) + 1 if (field_of(n)[1] or 0) <= depth else 0 for n, values in choices]
 
     def forward(self, sequences: torch.Tensor) -> torch.Tensor:
-        """Predict rewards.
-
-        Args:
-            sequences: ``(batch, 3, choices)`` indices.
-
-        Returns:
-            ``(batch,)``.
-        """
+        """Predict rewards, ``(batch,)``, from indices, ``(batch, 3, choices)``."""
         embedded = torch.cat([embed(sequences[..., i]) for i, embed in enumerate(self.embeddings)], dim=-1)
         states, _ = self.lstm(embedded)
         return self.head(states[:, -1]).squeeze(-1)
 
-    def fit(
-        self, sequences: torch.Tensor, rewards: torch.Tensor, steps: int = 200, learning_rate: float = 3e-3
-    ) -> None:
+    def fit(self, sequences: torch.Tensor, rewards: torch.Tensor, steps: int = 200) -> None:
         """Regress rewards by mean squared error with RMSprop, all at once."""
-        optimizer = torch.optim.RMSprop(self.parameters(), lr=learning_rate)
+        optimizer = torch.optim.RMSprop(self.parameters(), lr=3e-3)
         for _ in range(steps):
             optimizer.zero_grad()
             nn.functional.mse_loss(self(sequences), rewards).backward()
@@ -92,92 +75,46 @@ class RewardPredictor(nn.Module):
 class LSTMSampler(ArchitectureSampler):
     """The published controller: an LSTM that predicts rewards, epsilon-greedy (KD-NAS, arXiv 2303.09639).
 
-    At the start of an episode the predictor is trained on everything measured in the episodes before. A candidate is
-    then random with probability epsilon, and else the best predicted architecture that is not taken.
-
-    Args:
-        space: The search space.
-        candidates_per_episode: Trials in an episode.
-        seed: What all random choices are drawn from.
-        epsilon: Probability of a random candidate.
+    At the start of an episode the predictor is trained on what the episodes before showed. A candidate is then random
+    with probability epsilon, and else the best predicted architecture that is not taken. What failed, was stopped early
+    or misses a hard constraint is worth what the worst of the others is.
     """
 
     def __init__(
-        self,
-        space: SearchSpace,
-        candidates_per_episode: int,
-        seed: int = 0,
-        epsilon: EpsilonSchedule | None = None,
+        self, space: SearchSpace, candidates_per_episode: int, seed: int = 0, epsilon: EpsilonSchedule | None = None
     ) -> None:
         super().__init__(space, candidates_per_episode, seed)
         self.epsilon = epsilon or EpsilonSchedule()
         self._fitted: tuple[tuple[int, int], RewardPredictor] | None = None
-        self._ranking: tuple[tuple[int, int], list[Architecture]] | None = None
 
-    def choose(self, study: optuna.Study, trial: FrozenTrial, available: Sequence[Architecture]) -> Architecture:
+    def choose(self, study: optuna.Study, number: int, available: Sequence[Architecture]) -> Architecture:
         """Choose at random with probability epsilon, else the best predicted."""
-        episode = self.episode_of(trial.number)
-        measured = self.measured_before(study, episode)
-        if not measured or self.random_for("epsilon", trial.number).random() < self.epsilon(episode):
-            return super().choose(study, trial, available)
+        episode, known, _ = self.known(study, number)
+        if not known or self.random_for("epsilon", number).random() < self.epsilon(episode):
+            return super().choose(study, number, available)
         if not self.space.is_enumerable:
-            return self._rank(episode, measured, available)[0]
-        key = (episode, len(measured))
-        if self._ranking is None or self._ranking[0] != key:
-            self._ranking = (key, self._rank(episode, measured, self.space.architectures))
-        members = set(available)
-        return next(architecture for architecture in self._ranking[1] if architecture in members)
+            available = self.available(study, number, known)
+        if self._fitted is None or self._fitted[0] != (episode, len(known)):
+            self._fitted = ((episode, len(known)), self._fit(episode, known))
+        predictor, context = self._fitted[1], _context(episode, known)
+        with torch.no_grad(), torch_threads(1):  # choices must not depend on how many threads a process was given
+            sequences = [[predictor.encode(one) for one in (*context, candidate)] for candidate in available]
+            return available[int(predictor(torch.tensor(sequences)).argmax())]
 
-    def _rank(
-        self, episode: int, measured: Sequence[FrozenTrial], architectures: Sequence[Architecture]
-    ) -> list[Architecture]:
-        """The architectures, best predicted reward first."""
-        predictor = self._predictor(episode, measured)
-        context = self._context(episode, measured, predictor)
-        with torch.no_grad(), _one_thread():
-            predicted = predictor(torch.tensor([[*context, predictor.encode(a)] for a in architectures]))
-        return [architectures[index] for index in predicted.argsort(descending=True, stable=True).tolist()]
-
-    def _predictor(self, episode: int, measured: Sequence[FrozenTrial]) -> RewardPredictor:
-        """Fitted once an episode, on what the episodes before it measured."""
-        key = (episode, len(measured))
-        if self._fitted is None or self._fitted[0] != key:
-            self._fitted = (key, self._fit(episode, measured))
-        return self._fitted[1]
-
-    def _fit(self, episode: int, measured: Sequence[FrozenTrial]) -> RewardPredictor:
-        with drawing(self.random_for("predictor", episode).getrandbits(32)), _one_thread():
+    def _fit(self, episode: int, known: Sequence[Observation]) -> RewardPredictor:
+        with drawing(self.random_for("predictor", episode).getrandbits(32)), torch_threads(1):
             predictor = RewardPredictor(self.space)
-            sequences = [
-                [
-                    *self._context(self.episode_of(trial.number), measured, predictor),
-                    predictor.encode(architecture_of(trial)),
-                ]
-                for trial in measured
-            ]
-            rewards = torch.tensor([value_of(trial) for trial in measured])
-            # an architecture that misses a hard constraint is worth no more than the worst
-            rewards[[not is_feasible(trial) for trial in measured]] = rewards.min()
+            contexts = [[*_context(one.episode, known), one.architecture] for one in known]
+            floor = min((one.values[0] for one in known if one.is_feasible), default=0.0)
+            rewards = torch.tensor([one.values[0] if one.is_feasible else floor for one in known])
             # rewards of one search lie close together: their order is what matters
             rewards = (rewards - rewards.mean()) / rewards.std(correction=0).clamp_min(1e-6)
-            predictor.fit(torch.tensor(sequences), rewards)
+            predictor.fit(torch.tensor([[predictor.encode(one) for one in sequence] for sequence in contexts]), rewards)
         return predictor
 
-    def _context(self, episode: int, measured: Sequence[FrozenTrial], predictor: RewardPredictor) -> list[list[int]]:
-        """Best architecture of the previous episode, and best so far, as an episode starts."""
-        before = [trial for trial in measured if self.episode_of(trial.number) < episode]
-        before = [trial for trial in before if is_feasible(trial)] or before
-        previous = [trial for trial in before if self.episode_of(trial.number) == episode - 1]
-        best = [architecture_of(max(trials, key=value_of)) if trials else None for trials in (previous, before)]
-        return [predictor.encode(architecture) for architecture in best]
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The predictor is tiny, and its choices must not depend on how many threads a process was given."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _context(episode: int, known: Sequence[Observation]) -> list[Architecture | None]:
+    """Best architecture of the previous episode, and best so far, as an episode starts."""
+    before = ranked(one for one in known if one.episode < episode)
+    previous = [one.architecture for one in before if one.episode == episode - 1]
+    return [next(iter(previous), None), next((one.architecture for one in before), None)]

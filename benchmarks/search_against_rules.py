@@ -1,0 +1,309 @@
+"""Does a searched student beat the shapes that an engineer would pick by hand, at equal latency and training?
+
+    python benchmarks/search_against_rules.py --preset short     # 2x and 4x at mini scale, on the embedded text
+    python benchmarks/search_against_rules.py --preset full --dataset FILE [FILE …] --max_length 128 --threads 1
+    python benchmarks/search_against_rules.py --preset full … --part 1/2     # beside a process with --part 2/2
+
+For each speed-up a search runs as `recipes/search.py` does. Its winner, rules of thumb that fill the same latency and
+random members of the space within 3 % of it are then timed side by side and distilled alike: the same texts in the same
+order from the same start, with several seeds, each with the better of two learning rates on a tenth of the training.
+Rows are kept in ``--output_dir``; started again, it goes on. Printed is a table with the interval of a difference over
+seeds, the cost of the search beside that of trying the rules, and as the last line one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillation_setting import (
+    Setting,
+    add_arguments,
+    describe_machine,
+    load_setting,
+    make_trainer,
+    training_arguments,
+)
+from kdnas_hf import Architecture, ArchitectureSearch, SearchArguments, SearchSpace, student_config
+from kdnas_hf.distillation.pool import required_by
+from kdnas_hf.distillation.stored_targets import store_targets
+from kdnas_hf.latency import Latency
+from kdnas_hf.search import LatencyModel
+from kdnas_hf.search.latencies import ArchitectureLatencies
+from kdnas_hf.search.report import compare, comparison_table
+from kdnas_hf.search.result import RANDOM, SEARCH, Confirmation
+from kdnas_hf.search.rules import random_architectures, rules_of_thumb
+from kdnas_hf.search.setting import teacher_shape
+
+RATES = (1e-3, 3e-3)
+PILOT = 0.1  # of the steps, for the choice of the learning rate
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the experiment is.
+
+    Attributes:
+        speedups: Budgets.
+        space: Search space.
+        sentences: Texts to train on.
+        steps: Steps of 32 texts of a distillation.
+        seeds: Seeds of it.
+        rules: Rules of thumb at most.
+        random: Random shapes.
+        episodes: Episodes of the search, of five candidates each.
+        mini_kd: Texts of a mini-KD.
+    """
+
+    speedups: tuple[float, ...]
+    space: str
+    sentences: int
+    steps: int
+    seeds: int
+    rules: int
+    random: int
+    episodes: int
+    mini_kd: int
+
+
+SCALES = {
+    "short": Scale((2.0, 4.0), "quickstart", 4800, 100, 2, 2, 3, 3, 1600),
+    "full": Scale((7.0,), "quickstart", 140_000, 4400, 3, 4, 6, 4, 6400),
+}
+
+
+def search(setting: Setting, scale: Scale, speedup: float, folder: Path, seed: int) -> tuple[Architecture, float]:
+    """The shape that a search finds, and the minutes that it took; what a killed search had measured is kept."""
+    found = ArchitectureSearch(
+        teacher=setting.teacher,
+        space=SearchSpace.load(scale.space),
+        train_dataset=setting.train,
+        proxy_dataset=setting.train.select(range(scale.mini_kd)),
+        heldout_dataset=setting.heldout,
+        args=SearchArguments(
+            num_episodes=scale.episodes,
+            candidates_per_episode=5,
+            mini_kd_epochs=1,
+            reward_alpha=0,
+            speedup=speedup,
+            compare=0,
+        ),
+        # the full distillation is ours: here it is one step
+        training_args=training_arguments(
+            folder, seed, {"learning_rate": 3e-3, "max_steps": 1, "save_strategy": "steps", "save_steps": 100}
+        ),
+    ).run()
+    minutes = (found.cost["total"] - found.cost.get("distillation", 0.0)) / 60
+    return found.students[0].architecture, minutes
+
+
+def contestants(
+    setting: Setting, scale: Scale, winner: Architecture, seed: int
+) -> dict[Architecture, tuple[str, Latency, Mapping[str, float]]]:
+    """Winner, rules and random shapes with origin, latency and costs, timed side by side."""
+    teacher, space = setting.teacher, SearchSpace.load(scale.space)
+    latencies = ArchitectureLatencies(
+        teacher, lambda one: student_config(teacher, one), SearchArguments(latency_repeats=45).latency_benchmark
+    )
+    design = {one: i for i, one in enumerate([winner, *random_architectures(space, _all_alike, 1.0, 24, seed)])}
+    timed = latencies.measure({i: one for one, i in design.items()}, repeats=15)
+    predict = LatencyModel.fit({one: 1 / timed[i].speedup for one, i in design.items()})
+    level = float(1 / timed[design[winner]].speedup)
+    shapes = {winner: SEARCH}
+    for name, one in rules_of_thumb(space, teacher_shape(teacher), predict, level, scale.rules).items():
+        shapes.setdefault(one, name)
+    for one in random_architectures(space, predict, level, scale.random, seed, list(shapes)):
+        shapes[one] = RANDOM
+    measured = latencies.measure(dict(enumerate(shapes)), repeats=45)
+    costs = latencies.shape_costs(list(shapes))
+    return {
+        one: (origin, measured[i], {name: float(values[i]) for name, values in costs.items()})
+        for i, (one, origin) in enumerate(shapes.items())
+    }
+
+
+def _all_alike(architectures: Sequence[Architecture]) -> Any:
+    return [1.0] * len(architectures)
+
+
+def distil(
+    setting: Setting, texts: Sequence[Any], architecture: Architecture, steps: int, rate: float, seed: int
+) -> dict[str, Any]:
+    """Quality, tokens and seconds of one distillation."""
+    with tempfile.TemporaryDirectory() as folder:
+        training = training_arguments(folder, seed, {"max_steps": steps, "learning_rate": rate})
+        config = student_config(setting.teacher, architecture)
+        started = time.monotonic()
+        trainer = make_trainer(setting, {"student": config}, training, train_dataset=texts[0], eval_dataset=texts[1])
+        trainer.train()
+        metrics = trainer.evaluate()
+        seconds = time.monotonic() - started
+    quality = trainer.pool.measured.get("student", {"r2": 0.0})["r2"]
+    del trainer
+    gc.collect()
+    return {"quality": quality, "tokens": int(metrics.get("eval_trained_tokens", 0)), "seconds": seconds}
+
+
+class Rows:
+    """What was distilled, kept line by line for several processes.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.is_file() else []
+
+    def find(self, **what: Any) -> dict[str, Any] | None:
+        """The row of these values, if there is one."""
+        return next((row for row in self.read() if what.items() <= row.items()), None)
+
+    def add(self, **row: Any) -> dict[str, Any]:
+        """Write a row, and return it; a line is written at once, so that processes do not mix theirs."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+
+def main() -> None:
+    """Search, then compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.set_defaults(preset="short")
+    for action in parser._actions:
+        if action.dest == "preset":
+            action.choices = tuple(SCALES)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/search_against_rules"))
+    parser.add_argument(
+        "--part", default="1/1", help="K/N: every Nth distillation, from the Kth; searches are the 1st's"
+    )
+    args = parser.parse_args()
+    scale = SCALES[args.preset]
+    part, parts = (int(number) for number in args.part.split("/"))
+    folder = args.output_dir / args.preset
+    folder.mkdir(parents=True, exist_ok=True)
+    setting = load_setting(args, sentences=scale.sentences, heldout=1000)
+    print(f"{describe_machine()}\n{scale}\n", flush=True)
+    rows, result = Rows(folder / "rows.jsonl"), {}
+    for speedup in scale.speedups:
+        found = search_once(setting, scale, speedup, folder, args.seed, waits=part > 1)
+        shapes = {
+            Architecture(**one["architecture"]): (one["origin"], Latency(**one["latency"]), one["costs"])
+            for one in found["contestants"]
+        }
+        training = training_arguments(folder, args.seed, {})
+        depths = [one.num_hidden_layers for one in shapes]
+        required = required_by(training, setting.teacher, depths)
+        dtype = training.teacher_torch_dtype or torch.float32
+        texts = [
+            store_targets(setting.teacher, one, required, folder / "targets", dtype=dtype, batch_size=64)
+            for one in (setting.train, setting.heldout)
+        ]
+        distil_all(setting, texts, scale, speedup, list(shapes)[part - 1 :: parts], rows, args.seed)
+        if part == 1:
+            result[f"{speedup:g}x"] = judge(rows, scale, speedup, shapes, found["minutes"])
+    print(json.dumps(result))
+
+
+def search_once(setting: Setting, scale: Scale, speedup: float, folder: Path, seed: int, waits: bool) -> dict[str, Any]:
+    """The search's winner, its minutes and the contestants; made by one process, for which others wait."""
+    path = folder / f"{speedup:g}x.json"
+    while waits and not path.is_file():
+        time.sleep(10)
+    if not path.is_file():
+        winner, minutes = search(setting, scale, speedup, folder / f"search_{speedup:g}x", seed)
+        shapes = contestants(setting, scale, winner, seed)
+        values = [
+            {"architecture": one.as_dict(), "origin": origin, "latency": vars(latency), "costs": costs}
+            for one, (origin, latency, costs) in shapes.items()
+        ]
+        path.write_text(json.dumps({"minutes": minutes, "contestants": values}, indent=1))
+    return json.loads(path.read_text())
+
+
+def distil_all(
+    setting: Setting,
+    texts: Sequence[Any],
+    scale: Scale,
+    speedup: float,
+    shapes: Sequence[Architecture],
+    rows: Rows,
+    seed: int,
+) -> None:
+    """Distil each shape with each seed, unless that was done before."""
+    for architecture in shapes:
+        name = str(architecture)
+        pilots = {}
+        for rate in RATES:
+            steps = int(PILOT * scale.steps)
+            key = {"shape": name, "speedup": speedup, "seed": seed, "rate": rate, "steps": steps}
+            row = rows.find(**key)
+            if row is None:
+                row = rows.add(**key, **distil(setting, texts, architecture, steps, rate, seed))
+            pilots[rate] = row["quality"]
+        best = max(RATES, key=lambda rate: pilots[rate])
+        for number in range(1, scale.seeds + 1):
+            key = {"shape": name, "speedup": speedup, "seed": seed + number, "rate": best, "steps": scale.steps}
+            if rows.find(**key) is None:
+                row = rows.add(**key, **distil(setting, texts, architecture, scale.steps, best, seed + number))
+                print(f"{name}, seed {seed + number}, rate {best:g}: {row['quality']:.4f}", flush=True)
+
+
+def judge(
+    rows: Rows,
+    scale: Scale,
+    speedup: float,
+    shapes: Mapping[Architecture, tuple[str, Latency, Mapping[str, float]]],
+    minutes: float,
+) -> dict[str, Any]:
+    """Print the comparison for a budget, once all parts are done."""
+    wanted = len(shapes) * scale.seeds
+
+    def done() -> list[dict[str, Any]]:
+        return [row for row in rows.read() if row["steps"] == scale.steps and row["speedup"] == speedup]
+
+    while len(done()) < wanted:
+        time.sleep(10)
+    confirmations = []
+    for one, (origin, latency, costs) in shapes.items():
+        own = sorted((row for row in done() if row["shape"] == str(one)), key=lambda row: row["seed"])
+        qualities = tuple(row["quality"] for row in own)
+        confirmations.append(
+            Confirmation(architecture=one, origin=origin, qualities=qualities, latency=latency, costs=costs)
+        )
+    found = compare(confirmations)
+    assert found is not None
+    rules = [
+        row for row in rows.read() if any(row["shape"] == str(one.architecture) for one in confirmations if one.is_rule)
+    ]
+    rule_minutes = sum(row["seconds"] for row in rules if row["seed"] <= min(row["seed"] for row in done())) / 60
+    print(f"\n## {speedup:g}x, {done()[0]['tokens']:,} tokens, {scale.seeds} seeds\n\n{comparison_table(found)}\n")
+    for each in sorted(confirmations, key=lambda one: -one.quality):
+        print(f"- {each.origin}: {each.architecture}, {each.quality:.4f} ± {each.deviation:.4f}, {each.speedup:.2f}x")
+    print(f"\n{found.sentence}\n", flush=True)
+    return {
+        "winner": round(found.winner.quality, 4),
+        "best_rule": None if found.rule is None else round(found.rule.quality, 4),
+        "half_width": None if found.half_width is None else round(found.half_width, 4),
+        "verdict": found.verdict,
+        "random_percentile": found.random_percentile,
+        "search_minutes": round(minutes, 1),
+        "rule_minutes": round(rule_minutes, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

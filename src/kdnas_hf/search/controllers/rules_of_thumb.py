@@ -1,0 +1,78 @@
+"""Controllers that propose what people choose without a search: depths of the teacher's shape, or shapes by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import optuna
+
+from ..space import Architecture, SearchSpace, read_yaml
+from .base import ArchitectureSampler, Observation
+
+
+class ListSampler(ArchitectureSampler):
+    """Proposes architectures in the order in which they are given, and then no more; ValueError if there are none."""
+
+    def __init__(self, space: SearchSpace, candidates_per_episode: int, architectures: Iterable[Architecture]) -> None:
+        super().__init__(space, candidates_per_episode)
+        self.architectures = list(dict.fromkeys(architectures))
+        if not self.architectures:
+            raise ValueError("there is nothing to propose: give architectures (hand), or the teacher's shape (depth).")
+
+    def available(self, study: optuna.Study, number: int, around: Iterable[Observation] = ()) -> list[Architecture]:
+        """Those that are left."""
+        return self.allowed(study, number, self.architectures)
+
+    def choose(self, study: optuna.Study, number: int, available: Sequence[Architecture]) -> Architecture:
+        """Choose the first."""
+        return available[0]
+
+
+def depth_rule(space: SearchSpace, teacher: Architecture) -> list[Architecture]:
+    """The rule of thumb "the teacher's shape with fewer layers": a member for each depth, the deepest first.
+
+    Each has the teacher's hidden size, heads, intermediate size and activation, or the nearest that the space has, by
+    ratio. Layers that are kept are `evenly_spaced`, or the nearest that the space has.
+    """
+    able = [size for size in space.hidden_size if any(size % heads == 0 for heads in space.num_attention_heads)]
+    width, heads = _nearest(able, teacher.hidden_size), teacher.per_layer("num_attention_heads")[0]
+    inner = _nearest(space.intermediate_size, teacher.per_layer("intermediate_size")[0])
+    wanted = teacher.per_layer("hidden_act")[0]
+    activation = wanted if wanted in space.hidden_act else space.hidden_act[0]
+    sizes = [size for size in space.embedding_size if size is not None and size <= width]
+    embedding = None if None in space.embedding_size else max(sizes, default=None)
+    found = []
+    for depth in sorted(space.num_hidden_layers, reverse=True):
+        kept = evenly_spaced(depth, teacher.num_hidden_layers) if space.teacher_layers else None
+        shape = Architecture(depth, heads, width, inner, activation, embedding, kept)
+        found.append(space.decode(space.encode(shape)))
+    return [one for one in found if one in space]
+
+
+def _nearest(values: Sequence[int], wanted: int) -> int:
+    return min(values, key=lambda value: abs(math.log(value / wanted)))
+
+
+def evenly_spaced(depth: int, teacher_layers: int) -> tuple[int, ...]:
+    """Layers, from 1, of even spacing that ends with the teacher's last: 4, 8 and 12 of 12 for a student of three."""
+    return tuple(round(layer * teacher_layers / depth) for layer in range(1, depth + 1))
+
+
+def load_hand_list(path: str | Path, space: SearchSpace) -> list[Architecture]:
+    """Read a YAML list of mappings of `Architecture`'s fields; ValueError if one is no architecture of the space."""
+    entries, known = read_yaml(Path(path)), ", ".join(field.name for field in fields(Architecture))
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path} must be a list of one or more architectures, mappings of {known}.")
+    found = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            found.append(Architecture(**entry))
+            if found[-1] not in space:
+                raise ValueError("it is not in the search space.")
+        except (TypeError, ValueError) as error:
+            reason = str(error).rpartition("__init__() ")[2].rstrip(".")
+            raise ValueError(f"{path}, entry {number} ({entry}): {reason}; it has the fields {known}.") from error
+    return found

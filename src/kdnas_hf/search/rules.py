@@ -1,0 +1,92 @@
+"""Rules of thumb: the shapes that an engineer would try without a search, and random ones, at a given latency."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .architecture import Architecture
+from .controllers.rules_of_thumb import evenly_spaced
+from .space import SearchSpace
+
+NEURON_STEPS = 24  # the teacher's feed-forward size is cut into so many: 64 neurons of 1536
+NARROW_DEPTHS = (3, 4, 6, 2, 1)
+TOLERANCE = 0.03  # latencies that differ by less are equal
+DRAWN = 4000
+
+Predict = Callable[[Sequence[Architecture]], np.ndarray]
+
+
+def rules_of_thumb(
+    space: SearchSpace, teacher: Architecture, predict: Predict, latency: float, count: int
+) -> dict[str, Architecture]:
+    """Shapes that fill a latency without a search, by the rule in words; the most usual first.
+
+    The teacher's width with each depth, its feed-forward blocks as large as the latency allows (at most the teacher's);
+    then narrower and deeper students, with feed-forward blocks of four times their width, as TinyBERT and MiniLM are.
+    Where the space has teacher layers to keep, they are at even spacing and end at the last one. They need not be
+    members of the space.
+
+    Args:
+        space: The search space.
+        teacher: The teacher's shape.
+        predict: Latencies of architectures.
+        latency: What they may take, in the unit of ``predict``.
+        count: How many at most.
+    """
+    found: dict[str, Architecture] = {}
+    for name, candidates in _rules(teacher):
+        able = [one for one in candidates if predict([one])[0] <= latency]
+        if able and able[-1] not in found.values():
+            best = able[-1]
+            if space.teacher_layers and best.hidden_size == teacher.hidden_size:
+                best = replace(best, teacher_layers=evenly_spaced(best.num_hidden_layers, teacher.num_hidden_layers))
+            found[name] = best
+    return dict(list(found.items())[:count])
+
+
+def _rules(teacher: Architecture) -> Iterator[tuple[str, list[Architecture]]]:
+    """Rules in words, each with its shapes, the slowest last."""
+    width, inner = teacher.hidden_size, teacher.per_layer("intermediate_size")[0]
+    head = width // teacher.per_layer("num_attention_heads")[0]
+    activation = teacher.per_layer("hidden_act")[0]
+    # a feed-forward block that is narrower than the states is nobody's rule
+    step = max(inner // NEURON_STEPS, 1)
+    sizes = range(-(-width // step) * step, inner + 1, step)
+    for depth in range(teacher.num_hidden_layers - 1, 0, -1):
+        yield (
+            f"teacher's width, {depth} layer(s)",
+            [Architecture(depth, width // head, width, size, activation) for size in sizes],
+        )
+    for depth in NARROW_DEPTHS:
+        narrow = range(head, width, head)
+        yield (
+            f"narrower, {depth} layers",
+            [Architecture(depth, size // head, size, 4 * size, activation) for size in narrow],
+        )
+
+
+def random_architectures(
+    space: SearchSpace, predict: Predict, latency: float, count: int, seed: int, without: Sequence[Architecture] = ()
+) -> list[Architecture]:
+    """Random members of the space that are expected to be as fast as that; the nearest where there are too few.
+
+    Args:
+        space: The search space.
+        predict: Latencies of architectures.
+        latency: In the unit of ``predict``.
+        count: How many.
+        seed: What they are drawn by.
+        without: What is not drawn.
+    """
+    drawn = [one for one in space.sample(random.Random(seed), DRAWN) if one not in without]
+    if not drawn:
+        return []
+    distance = np.abs(predict(drawn) / latency - 1)
+    equal = [one for one, far in zip(drawn, distance, strict=True) if far <= TOLERANCE]
+    if len(equal) < count:
+        equal = [drawn[index] for index in np.argsort(distance, kind="stable")]
+    return equal[:count]

@@ -1,2 +1,0 @@
-from .leases import WORKER_FILE
-from .study import SearchStudy as SharedStudy
