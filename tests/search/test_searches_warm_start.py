@@ -1,5 +1,7 @@
 """A search that begins with another's results: nothing is measured twice, and misfits are refused."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
 import yaml
@@ -63,15 +65,48 @@ def test_only_members_of_the_space_are_taken_over(tmp_path):
     assert 0 < len(earlier) < len(before)
 
 
-def test_another_reward_is_refused_another_controller_is_not(tmp_path):
+def test_an_architecture_counts_once_as_it_was_measured_first(tmp_path):
+    first, second, *_ = measured_study(tmp_path / "before").trials()
+    view = tmp_path / "before" / "architectures.jsonl"
+    view.write_text("".join(one.to_json() + "\n" for one in (first, second, replace(first, number=9, quality=0.9))))
+    assert read_warm_start(str(tmp_path / "before"), SPACE, CONFIGURATION) == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        (None, "teacher", "another"),
+        (None, "texts", {"train": "y"}),
+        ("search", "reward_alpha", -0.2),
+        ("search", "mini_kd_epochs", 3),
+        ("search", "latency_sequence_length", 64),
+        ("training", "losses", ["logits"]),
+    ],
+)
+def test_what_results_depend_on_must_be_the_same(tmp_path, section, name, value):
     measured_study(tmp_path / "before")
-    now = {**CONFIGURATION, "search": {"reward_alpha": -0.2, "controller": "tpe"}, "training": {"seed": 2}}
-    with pytest.raises(ValueError, match=r"search.reward_alpha: -0.1 there, -0.2 now") as caught:
+    now = CONFIGURATION | ({name: value} if section is None else {section: {**CONFIGURATION[section], name: value}})
+    now["search"] = now["search"] | {"controller": "tpe", "num_episodes": 9}
+    now["training"] = now["training"] | {"seed": 2, "max_steps": 9}
+    with pytest.raises(
+        ValueError, match=rf"(?s)warm_start=.* do not fit this search:\n  {section or name}.*"
+    ) as caught:
         read_warm_start(str(tmp_path / "before"), SPACE, now)
-    assert "controller" not in str(caught.value)
-    assert "seed" not in str(caught.value)
-    with pytest.raises(ValueError, match=r"warm_start=.* has no architectures.jsonl"):
-        read_warm_start(str(tmp_path), SPACE, CONFIGURATION)
+    assert len(str(caught.value).splitlines()) == 3  # what is not that of a result may differ
+
+
+def test_all_differences_are_named_at_once(tmp_path):
+    measured_study(tmp_path / "before")
+    now = {**CONFIGURATION, "teacher": "another", "search": {"reward_alpha": -0.2}}
+    with pytest.raises(ValueError, match=r"(?s)teacher: 'tiny' there.*search.reward_alpha: -0.1 there, -0.2 now"):
+        read_warm_start(str(tmp_path / "before"), SPACE, now)
+
+
+@pytest.mark.parametrize("name", ["nothing", "before/study.db", "postgresql://user@host/database"])
+def test_what_is_no_run_directory_is_refused(tmp_path, name):
+    measured_study(tmp_path / "before")
+    with pytest.raises(ValueError, match=r"warm_start=.* has no architectures.jsonl and config.yaml; name a run"):
+        read_warm_start(str(tmp_path / name), SPACE, CONFIGURATION)
 
 
 def test_a_search_that_has_begun_takes_over_what_it_does_not_have(tmp_path):

@@ -40,13 +40,13 @@ def clock(monkeypatch):
 def worker(tmp_path):
     opened = []
 
-    def start(name, controller="random", configuration=CONFIGURATION, study_name="kdnas", **kwargs):
+    def start(name, controller="random", configuration=CONFIGURATION, study_name="kdnas", storage=None, **kwargs):
         (tmp_path / name).mkdir(exist_ok=True)
         study = SearchStudy(
             tmp_path / name,
             make_controller(controller, SPACE, 4, seed=0),
             configuration,
-            storage=f"journal:{tmp_path}/study.log",
+            storage=storage or f"journal:{tmp_path}/study.log",
             name=study_name,
             worker_timeout=TIMEOUT,
             **kwargs,
@@ -143,9 +143,11 @@ def test_an_asynchronous_search_has_no_barrier_between_episodes(worker):
     assert len({one.architecture for one in a.trials()}) == 12
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_workers_that_ask_at_once_never_train_the_same(worker, asynchronous):
-    studies = [worker(name, asynchronous=asynchronous) for name in "abc"]
+@pytest.mark.parametrize(("kind", "asynchronous"), [("journal", False), ("journal", True), ("postgresql", False)])
+def test_workers_that_ask_at_once_never_train_the_same(worker, request, kind, asynchronous):
+    storage = request.getfixturevalue("postgresql").url if kind == "postgresql" else None
+    name = uuid.uuid4().hex  # the server serves all tests
+    studies = [worker(one, study_name=name, storage=storage, asynchronous=asynchronous) for one in "abc"]
     trained, failures = [], []
 
     def work(study):
@@ -205,6 +207,18 @@ def test_a_dead_workers_results_count_and_its_trial_is_tried_once(worker, clock)
     measure(b, first)
     measure(c, second)
     assert b.ask(4, 1) == []
+
+
+def test_a_result_that_is_told_while_others_take_its_worker_for_dead_counts(worker, clock, monkeypatch):
+    a, b = worker("a"), worker("b")
+    (asked,) = a.ask(1, 1)
+    measure(b, b.ask(4, 1))
+    kill = b._kill
+    monkeypatch.setattr(b, "_kill", lambda dying: (measure(a, [asked]), kill(dying)))
+    outlive(clock, b)
+    assert b.ask(4, 1) == []
+    assert numbers(b.trials()) == [0, 1, 2, 3]
+    assert b.trials()[0].is_complete
 
 
 def test_a_worker_that_ends_frees_its_trials_at_once(worker):

@@ -214,6 +214,19 @@ def test_what_was_running_when_the_study_was_damaged_is_chosen_again(tmp_path):
     assert restored.ask(4, 1) == []
 
 
+def test_an_older_copy_of_the_study_takes_no_result_away(tmp_path):
+    study = open_study(tmp_path, "random")
+    pool = study.ask(4, 1)
+    shutil.copy(tmp_path / "study.db", tmp_path / "copy.db")
+    measure(study, pool[:2])
+    study.storage.remove_session()
+    (tmp_path / "copy.db").rename(tmp_path / "study.db")
+    content = (tmp_path / "architectures.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"holds 2 measured architecture.* that study.db of .* does not have"):
+        open_study(tmp_path, "random")
+    assert (tmp_path / "architectures.jsonl").read_bytes() == content
+
+
 def test_a_second_damaged_study_does_not_replace_the_first(tmp_path):
     for content in (b"first damage" * 500, b"second damage" * 500):
         (tmp_path / "study.db").write_bytes(content)

@@ -88,7 +88,7 @@ class SearchStudy:
         self._seconds_before = CLOCK.seconds
         self.worker = worker_of(self.folder, None if storage is None else name)
         self.storage = open_file(self.folder / STUDY_FILE) if storage is None else open_storage(storage)
-        where = f"output_dir={str(folder)!r}"
+        where = f"{STUDY_FILE} of output_dir={str(folder)!r}"
         if storage is not None:
             where = f"study_name={name!r} in storage={public_storage(storage)!r}"
         self.leases = Leases(self.storage, name, self.worker, worker_timeout)
@@ -131,13 +131,14 @@ class SearchStudy:
         lost = [number for number, trial in lines.items() if known.get(number) != trial.architecture]
         if not lost:
             return
-        if self.worker != ALONE:
+        count = len(self._frozen())
+        if self.worker != ALONE or min(lost) < count:  # another study, or an older copy of it
             holds = f"output_dir={str(self.folder)!r} holds {len(lost)} measured architecture(s)"
             remedy = "choose another output_dir, and hand them over with warm_start."
             raise ValueError(f"{holds} that {where} does not have; {remedy}")
         logger.warning(f"{len(lost)} trial(s) that {STUDY_FILE} does not have are taken from {self.view.path}.")
         last = lines[max(lines)]
-        for number in range(len(self._frozen()), last.number + 1):
+        for number in range(count, last.number + 1):
             if number in lines:
                 self._add(lines[number])
             else:  # it was running: its architecture is chosen again

@@ -44,7 +44,7 @@ def read_warm_start(folder: str, space: SearchSpace, configuration: Mapping[str,
     trials = JsonLines(view, Trial.from_json).read()
     fit = [trial for trial in trials if trial.architecture in space and trial.failure in (None, DIVERGED)]
     logger.info(f"{len(fit)} of {len(trials)} measured architectures of {folder} are taken over.")
-    return list({trial.architecture: trial for trial in reversed(fit)}.values())[::-1]
+    return sorted({trial.architecture: trial for trial in reversed(fit)}.values(), key=lambda trial: trial.number)
 
 
 def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:
