@@ -157,6 +157,15 @@ def test_a_data_set_laid_out_as_on_the_hub(tmp_path):
     data = load_task_data(task)
     assert [len(part.examples) for part in (data.train, data.validation, data.test["de"])] == [30, 6, 9]
     assert data.labels == ["b", "d", "g"]  # by the names of the data set's numbers
+    (tmp_path / "hub" / "de-validation.jsonl").unlink()
+    configs[1]["data_files"] = [file for file in configs[1]["data_files"] if file["split"] != "validation"]
+    (tmp_path / "hub" / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\ndataset_info:\n{infos}---\n")
+    unseen = load_task_data(task, prefer_development=True)
+    # German has none; what stops the training is not what is tested on
+    assert {language: len(part.examples) for language, part in unseen.test.items()} == {"de": 9, "en": 6}
+    assert len(unseen.train.examples) + len(unseen.validation.examples) == 30
+    assert data.from_hub
+    assert not unseen.from_hub
     broken = Task.from_dict(
         {"name": "topic", "kind": "sequence_classification", "metric": "accuracy", "text": "texts", "label": "label",
          "hub": {"dataset": str(tmp_path / "hub"), "config": "{language}", "languages": ["en", "de"]}}

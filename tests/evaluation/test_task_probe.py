@@ -1,4 +1,4 @@
-"""A task's probe: it reads what is linearly in a student's states, and leaves the student as it was."""
+"""A probe tells students apart by their frozen states, and leaves everything as it was."""
 
 import random
 from types import SimpleNamespace
@@ -6,265 +6,257 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_tasks import ENTITY_TASK, TOPIC_TASK, entity_rows, topic_rows, write_rows, write_topics
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from tiny_tasks import (
+    ENTITY_TASK,
+    TINY_STUDENT,
+    TOPIC_TASK,
+    entity_rows,
+    topic_rows,
+    write_rows,
+    write_topics,
+)
 
-from kdnas_hf.evaluation import TaskProbe, load_probe_data, parse_quality
-from tiny_teacher import WORDS, make_teacher_model
-
-NUMBERS = {word: number + 4 for number, word in enumerate(WORDS)}  # behind four special tokens
+from kdnas_hf import KDNASConfig, KDNASModel
+from kdnas_hf.evaluation import METRICS, TaskProbe, load_probe_data, parse_quality
 
 
-class Table(torch.nn.Module):
-    """A student whose state of a token is a row of a table: what it knows of words is what the test puts there."""
+class TableStudent(torch.nn.Module):
+    """A student whose state of a token is its row of a table, and half of it dropped in training."""
 
     device = torch.device("cpu")
 
     def __init__(self, table):
         super().__init__()
-        self.table = table
+        self.table = torch.nn.Parameter(table)
+        self.dropout = torch.nn.Dropout(0.5)
+        self.frozen = torch.nn.Dropout(0.5).eval()
 
     def forward(self, input_ids, attention_mask):
-        return SimpleNamespace(last_hidden_state=self.table[input_ids])
+        return SimpleNamespace(last_hidden_state=self.frozen(self.dropout(self.table[input_ids])))
 
 
-def beside(states, tokens):
-    """States with those of so many tokens before; said often, so that the penalty of the probe is small."""
-    return torch.cat([states, states.roll(tokens, dims=1)], dim=-1).repeat(1, 1, 64)
+def letters(tokenizer, scale=1.0):
+    """Rows that hold a token's first letter and nothing else."""
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    table = torch.zeros(len(pieces), 8)
+    for number, piece in enumerate(pieces):
+        table[number, "bdgklmn".find(piece[1]) if piece.startswith("▁") else 7] = scale
+    return TableStudent(table)
 
 
-class Tagger(Table):
-    """One that knows the word before as well."""
-
-    def forward(self, input_ids, attention_mask):
-        return SimpleNamespace(last_hidden_state=beside(self.table[input_ids], 1))
-
-
-def letters(noise=0.0):
-    """States that tell the first letter of a word."""
-    table = torch.randn(len(WORDS) + 5, 7, generator=torch.Generator().manual_seed(0)) * noise
-    for word, number in NUMBERS.items():
-        table[number, "bdgklmn".index(word[0])] += 1
-    return table
+def tiny_student(tokenizer, **shape):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return KDNASModel(KDNASConfig(vocab_size=len(tokenizer), **TINY_STUDENT | shape))
 
 
-def write_task(folder, text, name="task.yaml"):
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return str(path)
+def write_task(folder, text, name):
+    (folder / f"{name}.yaml").write_text(text)
+    return str(folder / f"{name}.yaml")
 
 
 @pytest.fixture
-def topics(tmp_path):
-    """A topic task of 300 rows to train on, and in each of two other languages 300 to test on."""
-    write_rows(tmp_path / "data", "topic-en-train", topic_rows(300, 0))
-    for seed, language in enumerate(("de", "sw"), start=1):
-        write_rows(tmp_path / "data", f"topic-{language}-test", topic_rows(300, seed))
-    return write_task(tmp_path, TOPIC_TASK), tmp_path / "data"
+def topic(tmp_path):
+    return write_task(tmp_path, TOPIC_TASK, "topic")
+
+
+@pytest.fixture
+def topics(tmp_path, topic):
+    write_topics(tmp_path / "data")
+    return load_probe_data(topic, tmp_path / "data")
 
 
 @pytest.fixture
 def entities(tmp_path):
-    """An entity task: words that begin with b are persons, two in a row one person."""
-    write_rows(tmp_path / "data", "entity-en-train", entity_rows(150, 0))
-    write_rows(tmp_path / "data", "entity-de-test", entity_rows(60, 1))
-    return write_task(tmp_path, ENTITY_TASK), tmp_path / "data"
+    write_rows(tmp_path / "data", "entity-en-train", entity_rows(80, 0))
+    for seed, language in enumerate(("de", "sw"), start=1):
+        write_rows(tmp_path / "data", f"entity-{language}-test", entity_rows(20, seed))
+    return load_probe_data(write_task(tmp_path, ENTITY_TASK, "entity"), tmp_path / "data")
 
 
-def probe_of(task, tokenizer, max_length=16, **kwargs):
-    return TaskProbe(load_probe_data(*task), tokenizer, max_length, **kwargs)
+def test_states_that_separate_the_classes_score_one_and_states_without_content_chance(tokenizer, topics):
+    probe = TaskProbe(topics, tokenizer, max_length=32)
+    assert probe.label == "topic probe"
+    assert probe({}, letters(tokenizer)) == 1
+    assert probe({}, letters(tokenizer, scale=1e-3)) == 1  # whatever the scale of the states
+    noise = TableStudent(torch.ones(len(tokenizer), 8))
+    assert probe({}, noise) == pytest.approx(1 / 3, abs=0.1)
 
 
-def test_states_that_separate_the_classes_score_near_1_and_others_near_chance(topics, tokenizer):
-    probe = probe_of(topics, tokenizer)
-    assert probe({}, Table(letters(noise=0.1))) > 0.98
-    # of each word the same, and of each text whatever comes: a guess of one in three
-    assert probe({}, Table(torch.ones(len(WORDS) + 5, 7))) == pytest.approx(1 / 3, abs=0.05)
-
-    class Noise(Table):
-        def forward(self, input_ids, attention_mask):
-            generator = torch.Generator().manual_seed(int(input_ids.sum()))
-            return SimpleNamespace(last_hidden_state=torch.randn(*input_ids.shape, 7, generator=generator))
-
-    assert probe({}, Noise(None)) == pytest.approx(1 / 3, abs=0.1)
+def test_words_are_classified_by_their_own_states(tokenizer, entities):
+    probe = TaskProbe(entities, tokenizer, max_length=64)
+    # B and I differ by the word before, of which a table knows nothing: entities of one word are right
+    known = probe({}, letters(tokenizer))
+    assert 0.5 < known < 1
+    assert probe({}, TableStudent(torch.ones(len(tokenizer), 8))) == 0
+    # words that are cut off are errors
+    assert probe({}, letters(tokenizer)) > TaskProbe(entities, tokenizer, max_length=5)({}, letters(tokenizer))
 
 
-def test_more_noise_is_a_lower_score(topics, tokenizer):
-    probe = probe_of(topics, tokenizer)
-    scores = [probe({}, Table(letters(noise))) for noise in (0.1, 1.0, 3.0)]
-    assert scores == sorted(scores, reverse=True)
-    assert scores[0] > scores[2] + 0.1
-
-
-def test_the_score_is_the_mean_over_languages(tmp_path, tokenizer):
-    write_rows(tmp_path / "data", "topic-en-train", topic_rows(120, 0))
-    write_rows(tmp_path / "data", "topic-en-test", topic_rows(90, 1))
-    wrong = [row | {"label": (row["label"] + 1) % 3} for row in topic_rows(30, 2)]  # fewer, and all are mistaken
-    write_rows(tmp_path / "data", "topic-sw-test", wrong)
-    task = (write_task(tmp_path, TOPIC_TASK), tmp_path / "data")
-    assert probe_of(task, tokenizer)({}, Table(letters())) == pytest.approx(0.5)
-
-
-def test_words_are_told_by_their_own_states(entities, tokenizer):
-    probe = probe_of(entities, tokenizer)
-    assert probe({}, Tagger(letters())) > 0.98
-    alone = probe({}, Table(letters()))  # without the word before, where a person begins is a guess
-    assert 0.2 < alone < 0.95
-    assert probe({}, Table(torch.ones(len(WORDS) + 5, 7))) < 0.1
-
-
-def test_words_that_are_cut_off_are_errors(entities, tokenizer):
-    scores = [probe_of(entities, tokenizer, max_length=length)({}, Tagger(letters())) for length in (16, 8, 4)]
-    assert scores == sorted(scores, reverse=True)
-    assert scores[0] > scores[1] + 0.1 > scores[2] + 0.2
-
-
-def test_of_a_word_in_pieces_the_first_is_read(tmp_path, tokenizer):
-    def pieces(rows):
-        # what follows a known word without a space is unknown: a second token of the same word
-        return [row | {"tokens": [f"{word}ß" for word in row["tokens"]]} for row in rows]
-
-    assert tokenizer("bapß")["input_ids"] == [0, NUMBERS["bap"], 3, 2]
-    write_rows(tmp_path / "data", "entity-en-train", pieces(entity_rows(150, 0)))
-    write_rows(tmp_path / "data", "entity-de-test", pieces(entity_rows(60, 1)))
-
-    class Pieces(Table):
-        def forward(self, input_ids, attention_mask):
-            return SimpleNamespace(last_hidden_state=beside(self.table[input_ids], 2))
-
-    table = letters()
-    table[3] = 100 * torch.randn(7, generator=torch.Generator().manual_seed(1))  # would spoil what it is read with
-    probe = probe_of((write_task(tmp_path, ENTITY_TASK), tmp_path / "data"), tokenizer, max_length=32)
-    assert probe({}, Pieces(table)) > 0.98
-
-
-def test_a_pair_of_texts_is_one_input(tmp_path, tokenizer):
-    rows = [  # the second text alone decides
-        {"premise": word, "hypothesis": ("bap", "dap")[number % 2], "label": number % 2}
-        for number, word in enumerate(WORDS)
+def test_pairs_are_read_in_one_input(tokenizer, tmp_path):
+    # the second text alone has the label
+    rows = [
+        {"premise": other["text"], "hypothesis": row["text"], "label": row["label"]}
+        for row, other in zip(topic_rows(90, 0), topic_rows(91, 1)[1:], strict=True)
     ]
-    write_rows(tmp_path / "data", "pairs-en-train", rows)
-    write_rows(tmp_path / "data", "pairs-de-test", rows)
-    text = """
-name: pairs
-kind: sequence_classification
-metric: accuracy
-text: premise
-text_pair: hypothesis
-label: label
-labels: ["0", "1"]
-local: {train: pairs, test: pairs}
-"""
-    table = torch.zeros(len(WORDS) + 5, 2)
-    table[NUMBERS["dap"], 0] = table[NUMBERS["bap"], 1] = 1.0
-    assert probe_of((write_task(tmp_path, text), tmp_path / "data"), tokenizer)({}, Table(table)) > 0.95
+    for language in ("en", "de"):
+        write_rows(tmp_path / "data", f"xnli-{language}-dev", rows[::2])
+    write_rows(tmp_path / "data", "xnli-en-train", rows)
+    probe = TaskProbe.load("xnli", tokenizer, 32, tmp_path / "data")
+    assert probe({}, letters(tokenizer)) == 1
+    lengths = {len(ids) for ids in probe._input_ids}
+    assert lengths == {len(tokenizer(rows[0]["premise"], rows[0]["hypothesis"])["input_ids"])}
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_student_and_the_random_state_are_left_as_they_were(topics, tokenizer, training):
-    probe = probe_of(topics, tokenizer, max_train=60, max_test=40)
-    student = make_teacher_model(layers=1)  # with dropout
-    student.train(training)
-    student.embeddings.train(not training)  # a part that is in another mode than the whole
-    modes = [module.training for module in student.modules()]
-    before = (torch.get_rng_state(), np.random.get_state(), random.getstate())
-    first, second = probe({}, student), probe({"error": 0.5}, student)
-    assert first == second  # nothing is dropped while it is read, and no metric counts
-    assert [module.training for module in student.modules()] == modes
-    assert all(parameter.grad is None for parameter in student.parameters())
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert all(np.array_equal(now, then) for now, then in zip(np.random.get_state(), before[1], strict=True))
-    assert random.getstate() == before[2]
+@pytest.mark.parametrize("kind", ["topics", "entities"])
+def test_a_score_is_that_of_a_slow_probe(kind, tokenizer, request):
+    data = request.getfixturevalue(kind)
+    student = tiny_student(tokenizer).eval()
+    probe = TaskProbe(data, tokenizer, max_length=64)
+
+    def rows(example):
+        words = isinstance(example.text, list)
+        encoded = tokenizer([example.text], is_split_into_words=words, return_tensors="pt")
+        with torch.no_grad():
+            states = student(input_ids=encoded["input_ids"]).last_hidden_state[0].double().numpy()
+        if not words:
+            return states.mean(0, keepdims=True)
+        return states[[encoded.word_ids().index(word) for word in range(len(example.text))]]
+
+    scale = StandardScaler()
+    inputs = scale.fit_transform(np.concatenate([rows(example) for example in data.train.examples]))
+    targets = np.concatenate([np.atleast_1d(example.label) for example in data.train.examples])
+    classifier = LogisticRegression(C=0.01, max_iter=1000).fit(inputs, targets)
+    scores = []
+    for part in data.test.values():
+        predicted, references = [], []
+        for example in part.examples:
+            names = [data.labels[n] for n in classifier.predict(scale.transform(rows(example)))]
+            labels = [data.labels[n] for n in np.atleast_1d(example.label)]
+            predicted.append(names if kind == "entities" else names[0])
+            references.append(labels if kind == "entities" else labels[0])
+        metric = METRICS[data.task.metric]()
+        scores.append(metric.compute(predictions=predicted, references=references)[metric.primary])
+    # one word on the border may fall on either side
+    assert probe({}, student) == pytest.approx(np.mean(scores), abs=0.01)
 
 
-def test_a_student_that_fails_keeps_its_mode(topics, tokenizer):
-    class Broken(Table):
-        def forward(self, input_ids, attention_mask):
-            raise RuntimeError("out of memory")
-
-    student = Broken(None).train()
-    with pytest.raises(RuntimeError, match="out of memory"):
-        probe_of(topics, tokenizer)({}, student)
-    assert student.training
-
-
-def test_states_that_are_not_finite_have_no_score(topics, tokenizer):
-    table = letters()
-    table[NUMBERS["bap"]] = float("nan")
-    assert probe_of(topics, tokenizer)({}, Table(table)) is None
+def test_languages_count_alike_whatever_their_sizes(tokenizer, topic, tmp_path):
+    write_rows(tmp_path / "data", "topic-en-train", topic_rows(120, 0))
+    write_rows(tmp_path / "data", "topic-de-test", topic_rows(60, 1))
+    # in a small language every label is another
+    wrong = [row | {"label": (row["label"] + 1) % 3} for row in topic_rows(6, 2)]
+    write_rows(tmp_path / "data", "topic-sw-test", wrong)
+    data = load_probe_data(topic, tmp_path / "data")
+    del data.test["en"]
+    assert TaskProbe(data, tokenizer, max_length=32)({}, letters(tokenizer)) == 0.5
 
 
-def test_samples_are_drawn_by_the_seed_and_shared_by_languages(topics, tokenizer):
+def test_samples_are_of_all_languages_alike_and_follow_from_the_seed(tokenizer, topics):
     def drawn(seed):
-        test = probe_of(topics, tokenizer, max_train=30, max_test=150, seed=seed).test  # also English that was cut off
-        return [[example.text for example in test[language]] for language in ("de", "sw")]
+        probe = TaskProbe(topics, tokenizer, 32, max_train=30, max_test=30, seed=seed)
+        return probe._input_ids, {language: len(part) for language, part in probe.test.items()}
 
-    data = load_probe_data(*topics)
-    german = [example.text for example in data.test["de"].examples]
-    swahili = [example.text for example in data.test["sw"].examples]
-    chosen, parallel = drawn(3)
-    assert [len(chosen), len(parallel)] == [50, 50]
-    assert drawn(3) == [chosen, parallel] != drawn(4)
-    assert set(zip(chosen, parallel, strict=True)) <= set(zip(german, swahili, strict=True))  # the same rows of both
-
-
-def test_development_rows_are_read_where_there_are_some(tmp_path, tokenizer):
-    write_topics(tmp_path / "data", languages=("de",))
-    write_rows(tmp_path / "data", "topic-de-dev", topic_rows(21, 9))
-    data = load_probe_data(write_task(tmp_path, TOPIC_TASK), tmp_path / "data")
-    assert len(data.test["de"].examples) == 21
-    assert "test" not in data.test["de"].source
+    ids, sizes = drawn(0)
+    assert sizes == {"de": 10, "en": 10, "sw": 10}
+    assert len(ids) == 60
+    assert drawn(0) == (ids, sizes)
+    other = drawn(1)[0]
+    assert other[:30] != ids[:30]
+    assert other[30:] != ids[30:]
 
 
-def test_reports_call_it_by_its_task(topics, tokenizer):
-    assert probe_of(topics, tokenizer).label == "topic probe"
-    assert TaskProbe.load(topics[0], tokenizer, 16, topics[1]).label == "topic probe"
+def test_a_reading_leaves_modes_gradients_and_random_states_as_they_were(tokenizer, topics):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    student = letters(tokenizer)
+    first = TaskProbe(topics, tokenizer, max_length=32)({}, student)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    assert (student.training, student.dropout.training, student.frozen.training) == (True, True, False)
+    student.eval()
+    assert TaskProbe(topics, tokenizer, max_length=32)({}, student) == first
+    assert not student.training
+    assert student.table.grad is None
 
 
-def test_a_quality_is_heldout_or_a_probe_of_a_task():
-    assert parse_quality("heldout") == ("heldout", None)
-    assert parse_quality("probe:intents") == ("probe", "intents")
-    assert parse_quality("probe:folder/mine.yaml") == ("probe", "folder/mine.yaml")
+def test_a_student_can_learn_on_after_a_reading(tokenizer, topics):
+    student = tiny_student(tokenizer).train()
+    TaskProbe(topics, tokenizer, max_length=32)({}, student)
+    student(input_ids=torch.tensor([[0, 5, 2]])).last_hidden_state.sum().backward()
+    assert student.embeddings.word_embeddings.weight.grad is not None
 
 
-@pytest.mark.parametrize("text", ["probe", "probe:", "probe: ", "held-out", "heldout:intents", ""])
-def test_other_qualities_are_refused(text):
-    with pytest.raises(ValueError, match=f"quality={text!r} is unknown; choose heldout, or probe:<task>") as caught:
+def test_modes_are_restored_after_an_error_too(tokenizer, topics):
+    student = letters(tokenizer)
+    student.table = torch.nn.Parameter(student.table[:3])
+    with pytest.raises(IndexError):
+        TaskProbe(topics, tokenizer, max_length=32)({}, student)
+    assert student.dropout.training
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_student_that_diverged_has_no_quality(tokenizer, topics, value):
+    student = letters(tokenizer)
+    word = topics.test["de"].examples[0].text.split()[0]
+    student.table.data[tokenizer.convert_tokens_to_ids(f"▁{word}")] = value
+    assert TaskProbe(topics, tokenizer, max_length=32)({}, student) is None
+
+
+def test_development_rows_are_scored_where_there_are_any(topic, tmp_path):
+    write_topics(tmp_path / "data")
+    write_rows(tmp_path / "data", "topic-en-test", topic_rows(9, 7))
+    write_rows(tmp_path / "data", "topic-de-validation", topic_rows(9, 8))
+    data = load_probe_data(topic, tmp_path / "data")
+    assert {language: part.source for language, part in data.test.items()} == {
+        "de": "topic-de-validation.jsonl.gz",
+        "en": "topic-en-dev.jsonl.gz",
+        "sw": "topic-sw-test.jsonl.gz",
+    }
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("heldout", ("heldout", None)),
+    ("probe:intents", ("probe", "intents")),
+    ("probe:C:/mine.yaml", ("probe", "C:/mine.yaml")),
+])  # fmt: skip
+def test_a_quality_is_read(text, expected):
+    assert parse_quality(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "probe", "probe:", "probe: ", "heldout:intents", "intents", "Heldout"])
+def test_another_quality_is_refused(text):
+    with pytest.raises(ValueError, match=r"^quality='.*' is unknown; choose heldout, or probe:<task>[^\n]*$"):
         parse_quality(text)
-    assert "\n" not in str(caught.value)
 
 
-def test_what_a_probe_cannot_be_fitted_on_is_refused_in_one_line(tmp_path, tokenizer):
-    one_class = [row | {"label": 0} for row in topic_rows(30, 0)]
-    write_rows(tmp_path / "same", "topic-en-train", one_class)
-    write_rows(tmp_path / "same", "topic-de-test", topic_rows(30, 1))
-    (tmp_path / "empty").mkdir()
-    task = write_task(tmp_path, TOPIC_TASK)
-    torn = write_task(tmp_path, "a: [1\nb: ]2", "torn.yaml")
-    for name, folder, kind, said in [
-        ("intent", None, ValueError, "'intent' is unknown; did you mean intents"),
-        (task, tmp_path / "nowhere", FileNotFoundError, "nowhere"),
-        (task, tmp_path / "empty", FileNotFoundError, "topic"),
-        (
-            task,
-            tmp_path / "same",
-            ValueError,
-            "training rows are of one class; choose another task, or give rows of several",
-        ),
-        (torn, tmp_path / "same", ValueError, "is not valid YAML"),
-    ]:
-        with pytest.raises(kind) as caught:
-            load_probe_data(name, folder)
-        message = str(caught.value)
-        assert message.startswith(f"quality=probe:{name}: ")
-        assert said in message
-        assert "\n" not in message
+def refusal(task, data_dir=None, error=ValueError):
+    with pytest.raises(error) as raised:
+        load_probe_data(task, data_dir)
+    assert str(raised.value).startswith(f"quality=probe:{task}: ")
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
-def test_a_sample_of_one_class_is_refused(topics, tokenizer):
-    with pytest.raises(ValueError, match="quality=probe:topic: all 1 training rows are of one class"):
-        probe_of(topics, tokenizer, max_train=1)
+def test_a_task_that_cannot_be_probed_is_refused_with_the_remedy(topic, tmp_path):
+    assert "'intnts' is unknown; did you mean intents?" in refusal("intnts")
+    assert "cannot be read" in refusal(str(tmp_path / "none.yaml"))
+    assert "give a data_dir" in refusal(topic)
+    assert "is no folder" in refusal(topic, tmp_path / "none", FileNotFoundError)
+    (tmp_path / "data").mkdir()
+    assert "holds no topic-en-train.jsonl" in refusal(topic, tmp_path / "data", FileNotFoundError)
+    write_rows(tmp_path / "data", "topic-en-train", [row for row in topic_rows(60, 0) if row["label"] == 1])
+    said = refusal(topic, tmp_path / "data")
+    assert "training rows are of one class; choose another task, or give rows of several classes in data_dir" in said
 
 
-def test_a_length_that_the_tokenizer_does_not_take_is_refused(topics, tokenizer):
-    with pytest.raises(ValueError, match="max_length=65 exceeds"):
-        probe_of(topics, tokenizer, max_length=65)
+def test_data_that_cannot_be_reached_are_refused_with_the_remedy(tmp_path):
+    hub = f"hub: {{dataset: {tmp_path / 'absent'}, languages: [en, de]}}"
+    task = write_task(tmp_path, TOPIC_TASK.replace("local: {train: topic, test: topic}", hub), "far")
+    assert "give the task's files in data_dir" in refusal(task)
+
+
+def test_a_sample_of_one_class_is_refused(tokenizer, topics):
+    with pytest.raises(ValueError, match=r"^quality=probe:topic: all 1 training rows are of one class"):
+        TaskProbe(topics, tokenizer, max_length=32, max_train=1)

@@ -328,7 +328,7 @@ def predict_labels(trainer: Trainer, encoded: EncodedExamples, labels: Sequence[
     numbers, marked = cast(np.ndarray, output.predictions), cast(np.ndarray, output.label_ids)
     in_order = [place[number] for number in range(len(order))]
     if encoded.read_words is None:
-        return encoded.name_labels(numbers[in_order], labels)
+        return encoded.name_labels(list(numbers[in_order]), labels)
     return encoded.name_labels([numbers[p][marked[p] != IGNORED_LABEL] for p in in_order], labels)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import socket
 import threading
@@ -32,9 +31,8 @@ ENDED = "ended"  # a worker's last beat
 class Leases:
     """Leases as trials of a second study, in the order in which the storage took them.
 
-    The first one of something that was not given back counts. It changes its state once: its worker finishes it, or it
-    is given back, by its worker or, if that is dead, by another. The storage lets one of the two happen, so nothing is
-    done twice, whoever is suspended when and comes back.
+    The first one of something that was not given back counts. Its state changes once: it is finished, or given back, by
+    its worker or, if that is dead, by another. So nothing is done twice, whoever is suspended and comes back.
 
     Workers leave heartbeats in the study's attributes. No clock is compared with that of another machine: a worker is
     dead if its heartbeat has stood still for ``timeout`` seconds of the clock of the one who watches.
@@ -48,8 +46,6 @@ class Leases:
         self._watched = time.monotonic()
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
-
-    # ---- who is alive ----
 
     def start(self) -> None:
         """Beat from now on, and watch the others."""
@@ -67,12 +63,12 @@ class Leases:
 
     def _beat_on(self) -> None:
         CLOCK.patience = 1.0
-        while not self._stopped.wait(self.timeout / BEATS_IN_TIMEOUT):
+        ended = False
+        while not ended:
+            ended = self._stopped.wait(self.timeout / BEATS_IN_TIMEOUT)
             with contextlib.suppress(Exception):  # the storage is away: the search says so, and others wait as well
-                self._beat(uuid.uuid4().hex)
+                self._beat(ENDED if ended else uuid.uuid4().hex)
                 self.alive()
-        with contextlib.suppress(Exception):
-            self._beat(ENDED)
 
     def alive(self) -> dict[str, bool | None]:
         """Look at everybody's heartbeat: whether each worker is alive; None where that is not known yet."""
@@ -90,14 +86,8 @@ class Leases:
                 alive[name] = False if beat == ENDED or now - since > self.timeout else moved or None
         return alive | {self.worker: True}
 
-    # ---- what one does ----
-
     def acquire(self, what: str) -> bool | None:
-        """Take something, from a dead worker if need be.
-
-        Returns:
-            Whether it is this worker's, finished or not; None if that is not known yet: ask again.
-        """
+        """Take something; whether it is this worker's, finished or not. None if that is not known yet: ask again."""
         alive = self.alive()
         for lease in self._standing(what):
             holder = lease.user_attrs["worker"]
@@ -154,22 +144,19 @@ def worker_of(folder: Path, study: str | None) -> str:
         ValueError: If it belongs to a worker of another study than this; None is one that is not shared.
     """
     path = folder / WORKER_FILE
-    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"study": study, "folder": None}
+    told: dict[str, Any] = {"study": study, "folder": None}
+    if path.is_file():
+        told = json.loads(path.read_text(encoding="utf-8"))
     if told["study"] != study:
         remedy = f"give the storage of its study and study_name={told['study']!r}, or choose another output_dir."
         raise ValueError(f"output_dir={str(folder)!r} is that of a worker; {remedy}")
     if study is None:
         return ALONE
-    return (
-        str(told["worker"]) if told["folder"] == _digest(folder) else f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
-    )
+    here = told["folder"] == str(folder.resolve())
+    return str(told["worker"]) if here else f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
 
 
 def keep_worker(folder: Path, worker: str, study: str) -> None:
     """Let a run directory be that of a worker."""
-    told = {"worker": worker, "study": study, "folder": _digest(folder)}
+    told = {"worker": worker, "study": study, "folder": str(folder.resolve())}
     write_atomically(folder / WORKER_FILE, json.dumps(told))
-
-
-def _digest(folder: Path) -> str:
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]

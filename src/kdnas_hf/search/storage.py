@@ -27,8 +27,6 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 JOURNAL = "journal:"
-PATIENCE_SECONDS = 600.0
-CALLS = [name for name in dir(BaseStorage) if not name.startswith("_")]
 ERRORS = (SQLAlchemyError, StorageInternalError, OSError)
 
 
@@ -69,7 +67,7 @@ def public_storage(url: str) -> str:
 
 
 def check_storage(url: str) -> None:
-    """Check the form of a storage's address, without calling it.
+    """Check the form of a storage's address, ``journal:PATH`` or one that SQLAlchemy knows, without calling it.
 
     Raises:
         ValueError: If it is no address, or that of a file whose folder does not exist.
@@ -105,12 +103,8 @@ def open_file(path: Path) -> BaseStorage:
     return get_storage(f"sqlite:///{path.resolve()}")
 
 
-def open_storage(url: str, patience: float = PATIENCE_SECONDS) -> BaseStorage:
-    """Open a storage whose every call is repeated while it is away.
-
-    Args:
-        url: ``postgresql+psycopg://user@host/database`` or another that SQLAlchemy knows, or ``journal:PATH``.
-        patience: After how many seconds of repeating a call gives up with a `StorageError`.
+def open_storage(url: str, patience: float = 600.0) -> BaseStorage:
+    """Open a storage whose every call is repeated while it is away, for ``patience`` seconds.
 
     Raises:
         ValueError: If it is no address, its driver is not installed, or it cannot be reached.
@@ -129,7 +123,7 @@ def open_storage(url: str, patience: float = PATIENCE_SECONDS) -> BaseStorage:
                 remedy = "check that the server runs and takes this user, or that the disk can be written."
                 raise ValueError(f"{shown} cannot be opened ({_reason(error)}); {remedy}") from None
             time.sleep(pause * (0.5 + random.random()))
-    for call in CALLS:
+    for call in [name for name in dir(BaseStorage) if not name.startswith("_")]:
         setattr(storage, call, _repeated(getattr(storage, call), shown, patience))
     return storage
 

@@ -36,7 +36,6 @@ EARLIER_EPISODE = -1  # of results of another search
 STATES = {
     RUNNING: TrialState.RUNNING, COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, FAILED: TrialState.FAIL
 }  # fmt: skip
-PLAN = ("episode", "pool", "worker")  # user attributes of a trial that is to be trained
 # fields of `Trial` that are user attributes
 ATTRIBUTES = ("costs", "machine", "quality", "loss", "tokens", "seconds", "reward", "failure", "latency")
 
@@ -46,8 +45,7 @@ class SearchStudy:
 
     A worker that was killed anywhere and is started again in its directory goes on with the same trials. Those of a
     worker that gives no sign of life are killed, and others get their architectures; if it comes back, its results do
-    not count. ``architectures.jsonl`` is a view of what is finished, for readers. `Leases` has ``acquire``, ``finish``
-    and ``holder``, of what one worker does for all.
+    not count. ``acquire``, ``finish`` and ``holder`` are those of `Leases`, of what one worker does for all.
 
     Args:
         folder: The run directory of this worker.
@@ -78,10 +76,7 @@ class SearchStudy:
         worker_timeout: float = 120.0,
         asynchronous: bool = False,
     ) -> None:
-        self.folder = Path(folder)
-        self.sampler = sampler
-        self.budget = budget
-        self.objective = objective
+        self.folder, self.sampler, self.budget, self.objective = Path(folder), sampler, budget, objective
         self.asynchronous = sampler.asynchronous = asynchronous
         self.poll_seconds = min(worker_timeout / 20, 5.0)  # until one asks again
         self.view = JsonLines(self.folder / VIEW_FILE, Trial.from_json)
@@ -102,7 +97,6 @@ class SearchStudy:
             self.study = optuna.create_study(
                 storage=self.storage, study_name=name, sampler=sampler, directions=directions, load_if_exists=True
             )
-            self._study_id = self.storage.get_study_id_from_name(name)
             self._restore(where)
             self.write_view()
         except BaseException:
@@ -120,8 +114,8 @@ class SearchStudy:
     def _refuse_other_search(self, configuration: Mapping[str, Any], where: str) -> None:
         now = json.loads(json.dumps(configuration, default=str))
         differences = "\n  ".join(configuration_differences(self.leases.first("configuration", now), now))
-        remedy = "Give the same configuration to work on it, or choose another."
         if differences:
+            remedy = "Give the same configuration to work on it, or choose another."
             raise ValueError(f"{where} is a search of another configuration:\n  {differences}\n{remedy}")
 
     def _restore(self, where: str) -> None:
@@ -144,23 +138,18 @@ class SearchStudy:
             else:  # it was running: its architecture is chosen again
                 self._create(RUNNING, {"episode": last.episode, "pool": "restored", "worker": self.worker})
 
-    # ---- asking ----
-
     def ask(self, count: int, num_episodes: int) -> list[Trial] | None:
         """The trials that this worker trains next, together.
 
-        Workers choose one after another, and each choice knows all before it: they are the same whoever makes them.
+        Workers choose one after another, so that each choice knows all before it, and is the same whoever makes it.
 
         Returns:
             The pool that this worker has begun and not finished, all of it; or ``count`` new trials of one episode,
-            fewer if others have nothing to do; none when the search has ended; None while others must finish first: ask
-            again.
+            fewer if others are idle; none when the search has ended; None while others must finish first: ask again.
         """
-        plan, size, nothing = self._plan(count, num_episodes)
-        if not size:
-            return nothing
-        if not self.acquire(NEXT_POOL):
-            return None
+        _, size, nothing = self._plan(count, num_episodes)
+        if not size or not self.acquire(NEXT_POOL):
+            return None if size else nothing
         plan, size, nothing = self._plan(count, num_episodes)  # others may have chosen in the meantime
         pool = self._fill(plan, size) if size else []
         return (pool or nothing) if self.leases.release(NEXT_POOL) else None
@@ -186,7 +175,7 @@ class SearchStudy:
                 return {}, 0, nothing
             plan = {"episode": episode, "pool": f"{len(trials):04d}", "worker": self.worker}
         else:
-            plan = {name: mine.user_attrs[name] for name in PLAN}
+            plan = {name: mine.user_attrs[name] for name in ("episode", "pool", "worker")}
         others = [trial for trial in trials if not is_killed(trial) and not plan.items() <= trial.user_attrs.items()]
         places = max(1, places - sum(_episode(trial) == plan["episode"] for trial in others))
         busy = {self.worker, *(trial.user_attrs["worker"] for trial in running)}
@@ -228,8 +217,6 @@ class SearchStudy:
         with contextlib.suppress(UpdateFinishedTrialError):  # it was told in the meantime
             self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
-    # ---- telling ----
-
     def set_latency(self, number: int, latency: Latency, costs: Mapping[str, float], machine: str) -> None:
         """Keep what a trial costs: it is measured once, also if its mini-KD is interrupted."""
         # the latency last: with it all is known
@@ -243,11 +230,7 @@ class SearchStudy:
                 self.storage.set_trial_intermediate_value(trial._trial_id, step, quality)
 
     def tell(self, trial: Trial) -> bool:
-        """Tell the result of a trial; it is on the disk when this returns.
-
-        Returns:
-            Whether it counts; not so if the trial was handed to another worker.
-        """
+        """Tell the result of a trial, on the disk when this returns; whether it counts, being this worker's yet."""
         self._keep(trial.number, _attributes(trial))
         with contextlib.suppress(UpdateFinishedTrialError):
             self.study.tell(trial.number, self._values(trial), STATES[trial.state], skip_if_finished=True)
@@ -288,21 +271,16 @@ class SearchStudy:
         return [trial.reward] if self.objective == "reward" else [trial.quality, 1.0 / costs_of(trial)["speedup"]]
 
     def _add(self, trial: Trial) -> None:
-        known: dict[str, Any] = {"values": self._values(trial), "intermediate_values": dict(trial.readings)}
-        known["constraints"] = self.budget.excess(costs_of(trial))
-        self._create(trial.state, {"episode": trial.episode, **_attributes(trial)}, trial.architecture, **known)
+        known = {"values": self._values(trial), "constraints": self.budget.excess(costs_of(trial))}
+        told = {"episode": trial.episode, **_attributes(trial)}
+        self._create(trial.state, told, trial.architecture, intermediate_values=dict(trial.readings), **known)
 
-    def _create(
-        self, state: str, attributes: Mapping[str, Any], architecture: Architecture | None = None, **known: Any
-    ) -> None:
+    def _create(self, state: str, told: Mapping[str, Any], shape: Architecture | None = None, **known: Any) -> None:
         """Create a trial with all that is known of it at once, so that nobody finds half of it."""
         space = self.sampler.space
-        if architecture is not None:
-            known |= {"params": space.encode(architecture), "distributions": distributions(space)}
-        template = create_trial(state=STATES[state], user_attrs=dict(attributes), **known)
-        self.storage.create_new_trial(self._study_id, template)
-
-    # ---- what is known ----
+        if shape is not None:
+            known |= {"params": space.encode(shape), "distributions": distributions(space)}
+        self.study.add_trial(create_trial(state=STATES[state], user_attrs=dict(told), **known))
 
     def _frozen(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

@@ -37,8 +37,7 @@ def read_warm_start(folder: str, space: SearchSpace, configuration: Mapping[str,
     if not view.is_file() or not settings.is_file():
         raise ValueError(f"warm_start={folder!r} has no {VIEW_FILE} and {CONFIGURATION_FILE}; name a run directory.")
     before = _compared(yaml.safe_load(settings.read_text(encoding="utf-8")))
-    differences = "\n  ".join(configuration_differences(before, _compared(configuration)))
-    if differences:
+    if differences := "\n  ".join(configuration_differences(before, _compared(configuration))):
         remedy = "Give the same values, or leave warm_start out."
         raise ValueError(f"warm_start={folder!r}: the results do not fit this search:\n  {differences}\n{remedy}")
     trials = JsonLines(view, Trial.from_json).read()
