@@ -56,9 +56,11 @@ def main(argv: list[str] | None = None) -> None:
     space = SearchSpace.load(search_args.space)
 
     _, task = parse_quality(search_args.quality)
-    probe_data = None if task is None else load_probe_data(task, search_args.probe_data_dir)
     configuration = {"data": data_args.identity(), "teacher_revision": teacher_args.teacher_revision}
     with training_args.main_process_first(desc="teacher and text"):
+        probe_data = None if task is None else load_probe_data(task, search_args.data_dir)
+        if probe_data is not None:
+            configuration["probe"] = probe_data.fingerprint()
         teacher = load_teacher(
             teacher_args.teacher,
             revision=teacher_args.teacher_revision,

@@ -14,7 +14,7 @@ from .reward import REWARDS, Reward
 from .storage import check_storage
 
 # fields that say how a run is started and kept; no result depends on them
-OF_THE_RUN = ("resume", "trim_vocabulary", "storage", "study_name", "worker_timeout", "warm_start", "max_hours")
+OF_THE_RUN = ("resume", "trim_vocabulary", "storage", "study_name", "worker_timeout", "warm_start", "max_hours", "data_dir")
 # fields that say what is chosen; what was measured of an architecture stays as it is where they change
 OF_THE_CHOICE = (
     "controller",
@@ -94,7 +94,7 @@ class SearchArguments:
             "probe:<task>, a linear classifier of a task of recipes/evaluate.py on its states."
         },
     )
-    probe_data_dir: str | None = field(
+    data_dir: str | None = field(
         default=None, metadata={"help": "Folder of local files of the task of quality=probe:<task>."}
     )
     reward: str = field(default="quality", metadata={"help": "Preset of alpha and beta: quality or published."})
@@ -236,6 +236,8 @@ class SearchArguments:
                 "controller=hand and hand=<file.yaml>, or neither."
             )
         self._check_ignored()
+        if self.data_dir is not None and self.quality == "heldout":
+            raise ValueError(f"data_dir={self.data_dir!r} is for quality=probe:<task>; give both, or neither.")
         try:
             get_backend(self.latency_backend)
         except ValueError as error:

@@ -19,8 +19,9 @@ logger = logging.get_logger(__name__)
 
 # of the search, what a trial's result depends on; not who chose it, among which, and what was done with the best
 MEASURED = (
-    "mini_kd_epochs", "reward_alpha", "reward_beta", "reward_layers", "latency_backend", "latency_batch_size",
+    "mini_kd_epochs", "quality", "reward_alpha", "reward_beta", "reward_layers", "latency_backend", "latency_batch_size",
     "latency_sequence_length", "latency_threads", "latency_device",
+    "latency_lengths", "latency_measure",
 )  # fmt: skip
 TRAINING_MAY_DIFFER = ("seed", "data_seed", "num_train_epochs", "max_steps")
 
@@ -50,7 +51,7 @@ def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """What a trial's result depends on."""
     search, training = configuration.get("search", {}), configuration.get("training", {})
     return {
-        **{name: configuration.get(name) for name in ("teacher", "teacher_revision", "texts")},
+        **{name: configuration.get(name) for name in ("teacher", "teacher_revision", "texts", "probe")},
         "search": {name: search.get(name) for name in MEASURED},
         "training": {name: value for name, value in training.items() if name not in TRAINING_MAY_DIFFER},
     }
