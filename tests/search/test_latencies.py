@@ -4,13 +4,13 @@ import functools
 
 import numpy as np
 import pytest
-from kdnas_hf.search.latencies import ArchitectureLatencies
 from tiny_search import SPACE, tiny_search
 
 from kdnas_hf import Architecture, LatencyBenchmark, SearchArguments, SearchSpace, Teacher, student_config
 from kdnas_hf.export import artefact_files, shape_costs
 from kdnas_hf.latency import LatencyMeasurement, LatencyReport, TorchRunner
 from kdnas_hf.search import latencies as latencies_module
+from kdnas_hf.search.latencies import ArchitectureLatencies
 from tiny_teacher import make_teacher_model
 
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")

@@ -14,7 +14,9 @@ from .reward import REWARDS, Reward
 from .storage import check_storage
 
 # fields that say how a run is started and kept; no result depends on them
-OF_THE_RUN = ("resume", "trim_vocabulary", "storage", "study_name", "worker_timeout", "warm_start", "max_hours", "data_dir")
+OF_THE_RUN = (
+    "resume", "trim_vocabulary", "storage", "study_name", "worker_timeout", "warm_start", "max_hours", "data_dir"
+)  # fmt: skip
 # fields that say what is chosen; what was measured of an architecture stays as it is where they change
 OF_THE_CHOICE = (
     "controller",

@@ -19,9 +19,9 @@ logger = logging.get_logger(__name__)
 
 # of the search, what a trial's result depends on; not who chose it, among which, and what was done with the best
 MEASURED = (
-    "mini_kd_epochs", "quality", "reward_alpha", "reward_beta", "reward_layers", "latency_backend", "latency_batch_size",
-    "latency_sequence_length", "latency_threads", "latency_device",
-    "latency_lengths", "latency_measure",
+    "mini_kd_epochs", "quality", "reward_alpha", "reward_beta", "reward_layers", "latency_backend",
+    "latency_batch_size", "latency_sequence_length", "latency_lengths", "latency_threads", "latency_device",
+    "latency_measure",
 )  # fmt: skip
 TRAINING_MAY_DIFFER = ("seed", "data_seed", "num_train_epochs", "max_steps")
 
