@@ -1,12 +1,14 @@
 """Does a searched student beat the shapes that an engineer would pick by hand, at equal latency and training?
 
     python benchmarks/search_against_rules.py --preset short     # 2x and 4x at mini scale, on the embedded text
-    python benchmarks/search_against_rules.py --preset full --dataset FILE [FILE …] --max_length 128 --threads 1
+    python benchmarks/search_against_rules.py --preset full --dataset FILE [FILE …] --max_length 128 --threads 1 \
+        --tasks wikiann intents --data_dir FOLDER
     python benchmarks/search_against_rules.py --preset full … --part 1/2     # beside a process with --part 2/2
 
 For each speed-up a search runs as `recipes/search.py` does. Its winner, rules of thumb that fill the same latency and
 random members of the space within 3 % of it are then timed side by side and distilled alike: the same texts in the same
 order from the same start, with several seeds, each with the better of two learning rates on a tenth of the training.
+Of each student the R² on held-out text is compared, and the scores of linear classifiers of ``--tasks`` on its states.
 Rows are kept in ``--output_dir``; started again, it goes on. Printed is a table with the interval of a difference over
 seeds, the cost of the search beside that of trying the rules, and as the last line one JSON object.
 """
@@ -36,10 +38,11 @@ from distillation_setting import (
 from kdnas_hf import Architecture, ArchitectureSearch, SearchArguments, SearchSpace, student_config
 from kdnas_hf.distillation.pool import required_by
 from kdnas_hf.distillation.stored_targets import store_targets
+from kdnas_hf.evaluation import Task, TaskProbe
 from kdnas_hf.latency import Latency
 from kdnas_hf.search import LatencyModel
 from kdnas_hf.search.latencies import ArchitectureLatencies
-from kdnas_hf.search.report import compare, comparison_table
+from kdnas_hf.search.report import Comparison, compare, comparison_table
 from kdnas_hf.search.result import RANDOM, SEARCH, Confirmation
 from kdnas_hf.search.rules import random_architectures, rules_of_thumb
 from kdnas_hf.search.setting import teacher_shape
@@ -55,7 +58,7 @@ class Scale:
     Attributes:
         speedups: Budgets.
         space: Search space.
-        sentences: Texts to train on.
+        sentences: Texts to train on; steps that are more than one pass go over them again.
         steps: Steps of 32 texts of a distillation.
         seeds: Seeds of it.
         rules: Rules of thumb at most.
@@ -77,7 +80,7 @@ class Scale:
 
 SCALES = {
     "short": Scale((2.0, 4.0), "quickstart", 4800, 100, 2, 2, 3, 3, 1600),
-    "full": Scale((7.0,), "quickstart", 140_000, 4400, 3, 4, 6, 4, 6400),
+    "full": Scale((7.0,), "layers", 56_000, 3500, 3, 4, 4, 6, 6400),
 }
 
 
@@ -136,9 +139,15 @@ def _all_alike(architectures: Sequence[Architecture]) -> Any:
 
 
 def distil(
-    setting: Setting, texts: Sequence[Any], architecture: Architecture, steps: int, rate: float, seed: int
+    setting: Setting,
+    texts: Sequence[Any],
+    architecture: Architecture,
+    steps: int,
+    rate: float,
+    seed: int,
+    probes: Mapping[str, TaskProbe],
 ) -> dict[str, Any]:
-    """Quality, tokens and seconds of one distillation."""
+    """Quality, scores of tasks, tokens and seconds of one distillation."""
     with tempfile.TemporaryDirectory() as folder:
         training = training_arguments(folder, seed, {"max_steps": steps, "learning_rate": rate})
         config = student_config(setting.teacher, architecture)
@@ -148,9 +157,11 @@ def distil(
         metrics = trainer.evaluate()
         seconds = time.monotonic() - started
     quality = trainer.pool.measured.get("student", {"r2": 0.0})["r2"]
+    scores = {name: probe({}, trainer.pool.students["student"]) for name, probe in probes.items()}
     del trainer
     gc.collect()
-    return {"quality": quality, "tokens": int(metrics.get("eval_trained_tokens", 0)), "seconds": seconds}
+    tokens = int(metrics.get("eval_trained_tokens", 0))
+    return {"quality": quality, "scores": scores, "tokens": tokens, "seconds": seconds}
 
 
 class Rows:
@@ -186,6 +197,8 @@ def main() -> None:
     for action in parser._actions:
         if action.dest == "preset":
             action.choices = tuple(SCALES)
+    parser.add_argument("--tasks", nargs="*", default=[], help="as --quality probe:<task> of recipes/search.py")
+    parser.add_argument("--data_dir", default=None, help="folder of local files of the tasks")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/search_against_rules"))
     parser.add_argument(
         "--part", default="1/1", help="K/N: every Nth distillation, from the Kth; searches are the 1st's"
@@ -196,6 +209,10 @@ def main() -> None:
     folder = args.output_dir / args.preset
     folder.mkdir(parents=True, exist_ok=True)
     setting = load_setting(args, sentences=scale.sentences, heldout=1000)
+    probes = {}
+    for task in args.tasks:
+        folder_of_task = args.data_dir if Task.load(task).embedded is None else None
+        probes[task] = TaskProbe.load(task, setting.teacher.tokenizer, args.max_length, folder_of_task)
     print(f"{describe_machine()}\n{scale}\n", flush=True)
     rows, result = Rows(folder / "rows.jsonl"), {}
     for speedup in scale.speedups:
@@ -212,7 +229,7 @@ def main() -> None:
             store_targets(setting.teacher, one, required, folder / "targets", dtype=dtype, batch_size=64)
             for one in (setting.train, setting.heldout)
         ]
-        distil_all(setting, texts, scale, speedup, list(shapes)[part - 1 :: parts], rows, args.seed)
+        distil_all(setting, texts, scale, speedup, list(shapes)[part - 1 :: parts], rows, args.seed, probes)
         if part == 1:
             result[f"{speedup:g}x"] = judge(rows, scale, speedup, shapes, found["minutes"])
     print(json.dumps(result))
@@ -242,23 +259,23 @@ def distil_all(
     shapes: Sequence[Architecture],
     rows: Rows,
     seed: int,
+    probes: Mapping[str, TaskProbe],
 ) -> None:
     """Distil each shape with each seed, unless that was done before."""
-    for architecture in shapes:
-        name = str(architecture)
-        pilots = {}
-        for rate in RATES:
-            steps = int(PILOT * scale.steps)
-            key = {"shape": name, "speedup": speedup, "seed": seed, "rate": rate, "steps": steps}
-            row = rows.find(**key)
-            if row is None:
-                row = rows.add(**key, **distil(setting, texts, architecture, steps, rate, seed))
-            pilots[rate] = row["quality"]
-        best = max(RATES, key=lambda rate: pilots[rate])
-        for number in range(1, scale.seeds + 1):
+    for number in range(1, scale.seeds + 1):  # one seed of all, then the next: what is there is always balanced
+        for architecture in shapes:
+            name, pilots = str(architecture), {}
+            for rate in RATES:
+                steps = int(PILOT * scale.steps)
+                key = {"shape": name, "speedup": speedup, "seed": seed, "rate": rate, "steps": steps}
+                row = rows.find(**key)
+                if row is None:
+                    row = rows.add(**key, **distil(setting, texts, architecture, steps, rate, seed, probes))
+                pilots[rate] = row["quality"]
+            best = max(RATES, key=lambda rate: pilots[rate])
             key = {"shape": name, "speedup": speedup, "seed": seed + number, "rate": best, "steps": scale.steps}
             if rows.find(**key) is None:
-                row = rows.add(**key, **distil(setting, texts, architecture, scale.steps, best, seed + number))
+                row = rows.add(**key, **distil(setting, texts, architecture, scale.steps, best, seed + number, probes))
                 print(f"{name}, seed {seed + number}, rate {best:g}: {row['quality']:.4f}", flush=True)
 
 
@@ -277,31 +294,51 @@ def judge(
 
     while len(done()) < wanted:
         time.sleep(10)
-    confirmations = []
-    for one, (origin, latency, costs) in shapes.items():
-        own = sorted((row for row in done() if row["shape"] == str(one)), key=lambda row: row["seed"])
-        qualities = tuple(row["quality"] for row in own)
-        confirmations.append(
-            Confirmation(architecture=one, origin=origin, qualities=qualities, latency=latency, costs=costs)
+    found = {}
+    for measure in ("quality", *done()[0]["scores"]):
+        found[measure] = compare(
+            _confirmations(done(), shapes, measure), label="R²" if measure == "quality" else measure
         )
-    found = compare(confirmations)
-    assert found is not None
-    rules = [
-        row for row in rows.read() if any(row["shape"] == str(one.architecture) for one in confirmations if one.is_rule)
-    ]
-    rule_minutes = sum(row["seconds"] for row in rules if row["seed"] <= min(row["seed"] for row in done())) / 60
-    print(f"\n## {speedup:g}x, {done()[0]['tokens']:,} tokens, {scale.seeds} seeds\n\n{comparison_table(found)}\n")
-    for each in sorted(confirmations, key=lambda one: -one.quality):
-        print(f"- {each.origin}: {each.architecture}, {each.quality:.4f} ± {each.deviation:.4f}, {each.speedup:.2f}x")
-    print(f"\n{found.sentence}\n", flush=True)
+    main = found["quality"]
+    assert main is not None
+    names = {str(one) for one, (origin, _, _) in shapes.items() if origin not in (SEARCH, RANDOM)}
+    first = min(row["seed"] for row in done())  # the rate is chosen, and one seed of each is distilled
+    rule_minutes = sum(row["seconds"] for row in rows.read() if row["shape"] in names and row["seed"] <= first) / 60
+    print(f"\n## {speedup:g}x, {done()[0]['tokens']:,} tokens, {scale.seeds} seeds", flush=True)
+    for measure, one in found.items():
+        if one is not None:
+            print(f"\n### {measure}\n\n{one.sentence}\n\n{comparison_table(one)}\n")
+            for each in sorted(_confirmations(done(), shapes, measure), key=lambda one: -one.quality):
+                figures = f"{each.quality:.4f} ± {each.deviation:.4f}, {each.speedup:.2f}x"
+                print(f"- {each.origin}: {each.architecture}, {figures}", flush=True)
+    return {
+        **_summary(main),
+        "scores": {task: _summary(one) for task, one in found.items() if task != "quality" and one is not None},
+        "search_minutes": round(minutes, 1),
+        "rule_minutes": round(rule_minutes, 1),
+    }
+
+
+def _confirmations(
+    rows: Sequence[Mapping[str, Any]],
+    shapes: Mapping[Architecture, tuple[str, Latency, Mapping[str, float]]],
+    measure: str,
+) -> list[Confirmation]:
+    found = []
+    for one, (origin, latency, costs) in shapes.items():
+        own = sorted((row for row in rows if row["shape"] == str(one)), key=lambda row: row["seed"])
+        values = tuple(row["quality"] if measure == "quality" else row["scores"][measure] for row in own)
+        found.append(Confirmation(architecture=one, origin=origin, qualities=values, latency=latency, costs=costs))
+    return found
+
+
+def _summary(found: Comparison) -> dict[str, Any]:
     return {
         "winner": round(found.winner.quality, 4),
         "best_rule": None if found.rule is None else round(found.rule.quality, 4),
         "half_width": None if found.half_width is None else round(found.half_width, 4),
         "verdict": found.verdict,
         "random_percentile": found.random_percentile,
-        "search_minutes": round(minutes, 1),
-        "rule_minutes": round(rule_minutes, 1),
     }
 
 

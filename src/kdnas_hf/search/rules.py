@@ -27,8 +27,9 @@ def rules_of_thumb(
 
     The teacher's width with each depth, its feed-forward blocks as large as the latency allows (at most the teacher's);
     then narrower and deeper students, with feed-forward blocks of four times their width, as TinyBERT and MiniLM are.
-    Where the space has teacher layers to keep, they are at even spacing and end at the last one. They need not be
-    members of the space.
+    Where the space has teacher layers to keep, a student of the teacher's width is there twice: with layers at even
+    spacing that end at the last one, as is usual, and with those that it keeps where nobody chooses them. They need not
+    be members of the space.
 
     Args:
         space: The search space.
@@ -43,7 +44,8 @@ def rules_of_thumb(
         if able and able[-1] not in found.values():
             best = able[-1]
             if space.teacher_layers and best.hidden_size == teacher.hidden_size:
-                best = replace(best, teacher_layers=evenly_spaced(best.num_hidden_layers, teacher.num_hidden_layers))
+                kept = evenly_spaced(best.num_hidden_layers, teacher.num_hidden_layers)
+                found[f"{name} that end with its last"] = replace(best, teacher_layers=kept)
             found[name] = best
     return dict(list(found.items())[:count])
 
