@@ -40,7 +40,7 @@ def search(name, trials, seed=0, per_episode=4, space=SPACE, epsilon=None, study
 
 # ---- failures are observations ----
 
-QUICKSTART = SearchSpace.load("quickstart")
+SMALL = SearchSpace.load("small")
 
 
 def growing(architecture):
@@ -56,21 +56,21 @@ def narrow_memory(architecture):
 
 
 def failing_share(name, tell, seeds=4):
-    studies = [search(name, 30, seed, 5, QUICKSTART, EpsilonSchedule(1.0, 0.4), tell=tell) for seed in range(seeds)]
+    studies = [search(name, 30, seed, 5, SMALL, EpsilonSchedule(1.0, 0.4), tell=tell) for seed in range(seeds)]
     failed = [sum(trial.state is TrialState.FAIL for trial in study.get_trials(deepcopy=False)) for study in studies]
     return sum(failed) / (30 * seeds)
 
 
 @pytest.mark.parametrize("tell", [growing, narrow_memory])
 def test_the_default_controller_keeps_away_from_what_fails(tell):
-    chance = sum(isinstance(tell(one), str) for one in QUICKSTART) / len(QUICKSTART)
+    chance = sum(isinstance(tell(one), str) for one in SMALL) / len(SMALL)
     assert chance > 0.3
     assert failing_share("bayesian", tell) <= 0.2
 
 
 @pytest.mark.parametrize("name", ["lstm", "tpe", "nsga2"])
 def test_other_controllers_learn_from_failures_as_well(name):
-    chance = sum(isinstance(growing(one), str) for one in QUICKSTART) / len(QUICKSTART)
+    chance = sum(isinstance(growing(one), str) for one in SMALL) / len(SMALL)
     assert failing_share(name, growing) < chance - 0.05
 
 

@@ -7,7 +7,7 @@ from kdnas_hf import Architecture, SearchSpace
 from kdnas_hf.search.rules import TOLERANCE, random_architectures, rules_of_thumb
 
 TEACHER = Architecture(12, 12, 384, 1536)
-SPACE = SearchSpace.load("quickstart")
+SPACE = SearchSpace.load("small")
 
 
 def work(architectures):

@@ -7,12 +7,12 @@ from kdnas_hf.search import Architecture, SearchSpace, make_controller
 from kdnas_hf.search.controllers import depth_rule, evenly_spaced, load_hand_list
 
 TEACHER = Architecture(12, 12, 384, 1536, "gelu")
-LAYERS = SearchSpace.load("layers")
-QUICKSTART = SearchSpace.load("quickstart")
+LAYERS = SearchSpace.load("quickstart")
+SMALL = SearchSpace.load("small")
 
 
 def test_depths_of_the_teachers_shape_are_proposed_the_deepest_first_and_then_no_more():
-    study = play(make_controller("depth", QUICKSTART, 2, teacher=TEACHER), 9, lambda one: 0.5)
+    study = play(make_controller("depth", SMALL, 2, teacher=TEACHER), 9, lambda one: 0.5)
     assert chosen(study) == [Architecture(depth, 12, 384, 1024, "gelu") for depth in (4, 3, 2)]
     assert study.sampler.available(study, 3) == []
 
@@ -47,10 +47,10 @@ def test_what_the_space_does_not_have_is_the_nearest_by_ratio():
 
 
 def test_shapes_outside_the_bounds_are_no_rule_and_layers_may_differ():
-    bounded = SearchSpace.from_dict(QUICKSTART.as_dict() | {"max_encoder_parameters": 4_500_000})
+    bounded = SearchSpace.from_dict(SMALL.as_dict() | {"max_encoder_parameters": 4_500_000})
     assert [one.num_hidden_layers for one in depth_rule(bounded, TEACHER)] == [3, 2]
     per_layer = SearchSpace.load("per_layer")
-    assert depth_rule(per_layer, TEACHER) == depth_rule(QUICKSTART, TEACHER)
+    assert depth_rule(per_layer, TEACHER) == depth_rule(SMALL, TEACHER)
 
 
 HAND = """
@@ -66,29 +66,29 @@ HAND = """
 def test_a_list_is_proposed_in_its_order(tmp_path):
     path = tmp_path / "hand.yaml"
     path.write_text(HAND)
-    hand = load_hand_list(path, QUICKSTART)
+    hand = load_hand_list(path, SMALL)
     assert hand == [Architecture(2, 12, 384, 768), Architecture(3, 4, 240, 1024, "relu")]
-    study = play(make_controller("hand", QUICKSTART, 5, hand=[hand[1], hand[0], hand[1]]), 9, lambda one: 0.5)
+    study = play(make_controller("hand", SMALL, 5, hand=[hand[1], hand[0], hand[1]]), 9, lambda one: 0.5)
     assert chosen(study) == [hand[1], hand[0]]
 
 
 @pytest.mark.parametrize(
     ("text", "space", "message"),
     [
-        ("[]", QUICKSTART, r"hand.yaml must be a list of one or more architectures, mappings of num_hidden_layers, "),
-        ("num_hidden_layers: 2", QUICKSTART, "must be a list of one or more architectures"),
-        ("[2x384]", QUICKSTART, r"entry 1 \(2x384\): .*it has the fields num_hidden_layers, "),
-        (HAND + "- {hiden_size: 8}", QUICKSTART, r"entry 3 \({'hiden_size': 8}\): got an unexpected .* 'hiden_size'; "),
-        (HAND + "- {hidden_size: 384}", QUICKSTART, r"entry 3 .*missing 3 required positional arguments"),
-        (HAND.replace("768", "769"), QUICKSTART, r"entry 1 \(.*769}\): it is not in the search space; it has"),
-        (HAND.replace("240", "[240]"), QUICKSTART, r"entry 2 \("),
+        ("[]", SMALL, r"hand.yaml must be a list of one or more architectures, mappings of num_hidden_layers, "),
+        ("num_hidden_layers: 2", SMALL, "must be a list of one or more architectures"),
+        ("[2x384]", SMALL, r"entry 1 \(2x384\): .*it has the fields num_hidden_layers, "),
+        (HAND + "- {hiden_size: 8}", SMALL, r"entry 3 \({'hiden_size': 8}\): got an unexpected .* 'hiden_size'; "),
+        (HAND + "- {hidden_size: 384}", SMALL, r"entry 3 .*missing 3 required positional arguments"),
+        (HAND.replace("768", "769"), SMALL, r"entry 1 \(.*769}\): it is not in the search space; it has"),
+        (HAND.replace("240", "[240]"), SMALL, r"entry 2 \("),
         (HAND, LAYERS, r"entry 1 .* it is not in the search space"),  # no layers to keep
         (
             HAND.replace("768}", "768, teacher_layers: [6, 1]}"),
             LAYERS,
             r"entry 1 .*teacher_layers=\[6, 1\] must name 2",
         ),
-        ("- {", QUICKSTART, "hand.yaml is not valid YAML: "),
+        ("- {", SMALL, "hand.yaml is not valid YAML: "),
     ],
 )
 def test_lists_of_what_is_no_architecture_of_the_space_are_refused_in_one_line(text, space, message, tmp_path):
@@ -101,6 +101,6 @@ def test_lists_of_what_is_no_architecture_of_the_space_are_refused_in_one_line(t
 
 def test_a_list_may_name_the_layers_that_are_kept(tmp_path):
     path = tmp_path / "hand.yaml"
-    path.write_text(HAND.splitlines()[1].replace("}", ", teacher_layers: [1, 12]}"))
+    path.write_text(HAND.splitlines()[1].replace("768}", "1024, teacher_layers: [1, 12]}"))
     (one,) = load_hand_list(path, LAYERS)
     assert one.teacher_layers == (1, 12)

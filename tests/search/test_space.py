@@ -42,8 +42,8 @@ def test_published_space_has_the_published_choices():
     assert all(a.hidden_size % a.num_attention_heads == 0 for a in space)
 
 
-def test_quickstart_space_loads():
-    assert len(SearchSpace.load("quickstart")) > 100
+def test_the_space_of_small_shapes_loads():
+    assert len(SearchSpace.load("small")) > 100
 
 
 def test_bounds_limit_the_parameters():
@@ -93,7 +93,7 @@ def test_impossible_spaces_are_refused_with_the_reason(change, message):
 def test_missing_choices_and_missing_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no choices for hidden_size"):
         SearchSpace.from_dict({k: v for k, v in TINY.items() if k != "hidden_size"})
-    with pytest.raises(ValueError, match="neither a preset \\(kdnas, layers, per_layer, quickstart\\)"):
+    with pytest.raises(ValueError, match="neither a preset \\(kdnas, layers, per_layer, quickstart, small\\)"):
         SearchSpace.load("huge")
     path = tmp_path / "space.yaml"
     path.write_text("- 1\n")
@@ -377,9 +377,9 @@ def test_all_depths_of_a_space_of_kept_layers_are_drawn_alike():
     assert {layer for one in drawn for layer in one.teacher_layers} == set(range(1, 25))
 
 
-def test_the_preset_of_kept_layers_has_every_subset():
-    space = SearchSpace.load("layers")
-    assert space.size == 3 * (66 + 220 + 495)
+def test_the_presets_of_kept_layers_have_every_subset():
+    assert SearchSpace.load("quickstart").size == 8 * (66 + 220 + 495)
+    assert SearchSpace.load("layers").size == 8**2 * 66 + 8**3 * 220 + 8**4 * 495
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class SearchArguments:
 
     space: str = field(
         default="kdnas",
-        metadata={"help": "Search space: a preset (kdnas, layers, per_layer, quickstart) or a YAML file."},
+        metadata={"help": "Search space: a preset (kdnas, layers, per_layer, quickstart, small) or a YAML file."},
     )
     objective: str = field(
         default="reward",
