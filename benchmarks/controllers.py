@@ -43,8 +43,8 @@ from kdnas_hf.search.controllers import (
     posterior,
 )
 from kdnas_hf.search.controllers.bayesian import ArchitectureFeatures, GaussianProcess
-from kdnas_hf.search.space import CHOICES
 from kdnas_hf.search.trial import COMPLETE, DIVERGED, Trial
+from kdnas_hf.students.architecture import CHOICES
 
 TABLE = Path(__file__).with_name("architecture_table.csv")
 SPACE = Path(__file__).with_name("architecture_table.yaml")

@@ -3,6 +3,7 @@
 `optimum_onnx` and `transformers_exporters` are adapters to other exporters; nothing imports them unasked.
 """
 
+from .architecture_latencies import ArchitectureLatencies
 from .arguments import ExportArguments
 from .artefacts import artefact_files, make_artefact, make_runner
 from .backends import BACKENDS, Backend, get_backend, require_runtime
@@ -11,6 +12,7 @@ from .check import ArtefactCheck, compare_outputs
 from .embedding_table import quantize_rows, quantize_word_embeddings
 from .export import ArtefactRecord, ExportError, ExportReport, export_student, load_with_head, read_exports
 from .exported_model import ExportedModel
+from .latency_model import LatencyModel
 from .memory import peak_memory_mb
 from .onnx_graph import export_onnx
 from .quantization import quantize_onnx, quantize_openvino
@@ -19,6 +21,7 @@ from .shape_costs import Sizes, shape_costs
 
 __all__ = [
     "BACKENDS",
+    "ArchitectureLatencies",
     "ArtefactCheck",
     "ArtefactRecord",
     "Backend",
@@ -26,6 +29,7 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "ExportedModel",
+    "LatencyModel",
     "Sizes",
     "artefact_files",
     "calibration_texts",

@@ -15,7 +15,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..latency import Latency
-from .architecture import Architecture
+from ..students import Architecture
 from .budgets import Budget
 from .controllers import posterior
 from .mini_kd import MiniKD

@@ -19,9 +19,9 @@ from ..distillation.samples import estimate_statistics
 from ..distillation.stored_targets import reason_against_storing, store_if_it_pays
 from ..distillation.targets import Targets
 from ..distillation.teacher_outputs import Required
+from ..students import Architecture
 from ..utils.atomic_files import write_atomically
 from ..utils.memory import is_out_of_memory
-from .architecture import Architecture
 from .callback import NASSearchCallback, Reading, read_qualities
 from .setting import SearchSetting
 from .trial import OUT_OF_MEMORY

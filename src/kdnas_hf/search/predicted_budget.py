@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..export.latency_model import LatencyModel, work_of
 from ..latency import Latency
+from ..students import Architecture
 from .budgets import Budget, written
 from .controllers.bayesian import ArchitectureFeatures
-from .latency_model import LatencyModel, work_of
-from .space import Architecture, SearchSpace
+from .space import SearchSpace
 
 SPREAD, NEAR = 16, 8  # shapes that are timed: first spread over the space, then near the budget
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..latency import Latency
-from .architecture import Architecture
+from ..students import Architecture
 from .trial import Trial
 
 RESULTS_FILE = "distillation.json"  # the distilled students of a run

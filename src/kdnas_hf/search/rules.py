@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .architecture import Architecture
+from ..students import Architecture
 from .controllers.rules_of_thumb import evenly_spaced
 from .space import SearchSpace
 

@@ -17,8 +17,8 @@ from transformers.utils import logging
 from ..data.batching import digest_of_texts, text_lengths
 from ..distillation import DistillationTrainingArguments, Teacher
 from ..latency import LatencyBenchmark
+from ..students import Architecture
 from ..utils.run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration, settled
-from .architecture import Architecture
 from .arguments import SearchArguments
 from .budgets import Budget
 from .callback import NASSearchCallback

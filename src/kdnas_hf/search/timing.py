@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 from transformers.utils import logging
 
+from ..export.architecture_latencies import ArchitectureLatencies
+from ..export.latency_model import LatencyModel
 from ..latency import DeviceFingerprint, Latency, LatencyBenchmark
-from .architecture import Architecture
-from .latencies import ArchitectureLatencies
-from .latency_model import LatencyModel
+from ..students import Architecture
 from .predicted_budget import PredictedBudget
 from .setting import SearchSetting
 from .study import SearchStudy
@@ -42,7 +42,7 @@ class ShapeTiming:
         self.setting = setting
         self.predicates = predicates
         self.latencies = ArchitectureLatencies(
-            setting.teacher, setting.student_config, benchmark, setting.args.latency_backend
+            setting.teacher.model, setting.student_config, benchmark, setting.args.latency_backend
         )
 
     def look_at_budgets(self, study: SearchStudy) -> None:

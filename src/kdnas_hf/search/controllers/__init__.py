@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from ...students import Architecture
 from ...utils.choices import check_choice
-from ..space import Architecture, SearchSpace
+from ..space import SearchSpace
 from .base import EPISODE, FAILURE, REWARD, ArchitectureSampler, architecture_of, distributions
 from .bayesian import BayesianSampler, posterior
 from .lstm import EpsilonSchedule, LSTMSampler

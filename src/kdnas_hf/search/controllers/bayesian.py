@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
-from ..architecture import CHOICES, PER_LAYER_FIELDS, Architecture
+from ...students.architecture import CHOICES, PER_LAYER_FIELDS, Architecture
 from ..space import MAX_ENUMERATED, SearchSpace
 from ..trial import Trial
 from .base import ArchitectureSampler, Observation
