@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate.utils import gather_object
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging
 
 from ..distillation import StudentPool
@@ -72,22 +72,16 @@ class NASSearchCallback(TrainerCallback):
 
     # ---- when to evaluate ----
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
         self._started = time.monotonic()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Ask for an evaluation after the last step, and at each rung."""
         control.should_evaluate |= state.global_step in {*self._rungs(state), state.max_steps}
         return control
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Ask for an evaluation, unless this step has just been evaluated."""
         control.should_evaluate = self._evaluated_step != state.global_step
         return control
@@ -99,7 +93,7 @@ class NASSearchCallback(TrainerCallback):
 
     def on_evaluate(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
         control: TrainerControl,
         metrics: dict[str, float] | None = None,
@@ -150,10 +144,7 @@ class NASSearchCallback(TrainerCallback):
 def read_qualities(pool: StudentPool, quality: Quality, tokens: int = 0) -> dict[str, Reading]:
     """Readings of the students that the last evaluation measured, in every process; of those that have a quality.
 
-    Args:
-        pool: The students; those of other processes are asked there.
-        quality: The measure.
-        tokens: Real tokens that they were trained on.
+    Students of other processes are asked there. ``tokens`` are the real ones that they were trained on.
     """
     found = {}
     for name, student in pool.students.items():

@@ -53,14 +53,7 @@ def check_search(
     training_args: DistillationTrainingArguments,
     configuration: Mapping[str, Any] | None = None,
 ) -> Required:
-    """Check what can be checked before any text is read.
-
-    Args:
-        teacher: The teacher.
-        space: The search space.
-        args: Of the search.
-        training_args: Of every distillation.
-        configuration: What else the result depends on; given, the output directory is checked as well.
+    """Check what can be checked before any text is read; given a configuration, the output directory as well.
 
     Returns:
         The teacher outputs that some architecture of the space learns from.

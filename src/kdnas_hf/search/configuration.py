@@ -22,13 +22,8 @@ def resolve_configuration(
 ) -> dict[str, Any]:
     """Everything that the result of a search depends on, defaults and presets resolved.
 
-    Args:
-        teacher: The teacher.
-        space: The search space.
-        args: Arguments of the search; those of `OF_THE_CHOICE` are a section that may change on resumption.
-        training_args: Arguments of the distillations.
-        texts: A digest of each data set; None before they are read.
-        extra: Further sections.
+    Arguments of `OF_THE_CHOICE` are a section that may change on resumption. ``texts`` has a digest of each data set,
+    and is None before they are read; ``extra`` are further sections.
     """
     values = asdict(args)
     choice = {name: values.pop(name) for name in OF_THE_CHOICE}

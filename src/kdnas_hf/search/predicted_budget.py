@@ -114,10 +114,15 @@ class PredictedBudget:
         return [{"architecture": one.as_dict(), "latency": [*astuple(timed[i])]} for i, one in enumerate(shapes)]
 
     def _regress(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        timed = {Architecture(**row["architecture"]): Latency(*row["latency"]) for row in rows}
+        timed = read_design(rows)
         # if the machine became slower between the rounds, the teacher did too
         self._teacher_ms = float(np.median([latency.teacher_ms for latency in timed.values()]))
         self.model = LatencyModel.fit({one: self._teacher_ms / latency.speedup for one, latency in timed.items()})
+
+
+def read_design(rows: Sequence[Mapping[str, Any]]) -> dict[Architecture, Latency]:
+    """The latencies that `PredictedBudget.time` returned."""
+    return {Architecture(**row["architecture"]): Latency(*row["latency"]) for row in rows}
 
 
 def _spread(shapes: Sequence[Architecture], points: np.ndarray) -> list[Architecture]:
