@@ -269,16 +269,14 @@ class SearchArguments(LatencyArguments):
         """
         given = parse_budgets(self.speedup_budgets, self.latency_budgets)
         for one in given or []:
-            if one.speedup and one.speedup < self.budget.speedup:
-                raise ValueError(
-                    f"speedup_budgets={one.speedup:g} is wider than speedup={self.speedup:g}, which every student must "
-                    "meet; leave one of them out."
-                )
-            if one.latency_ms > self.budget.latency_ms and not one.speedup:
-                raise ValueError(
-                    f"latency_budgets={one.latency_ms:g}ms is wider than latency_budget={self.latency_budget}, which "
-                    "every student must meet; leave one of them out."
-                )
+            if one.speedup:
+                is_wider = one.speedup < self.budget.speedup
+                wide, hard = f"speedup_budgets={one.speedup:g}", f"speedup={self.speedup:g}"
+            else:
+                is_wider = one.latency_ms > self.budget.latency_ms
+                wide, hard = f"latency_budgets={one.latency_ms:g}ms", f"latency_budget={self.latency_budget}"
+            if is_wider:
+                raise ValueError(f"{wide} is wider than {hard}, which every student must meet; leave one of them out.")
         return None if given is None else [self.budget.stricter(one) for one in given]
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -35,6 +35,7 @@ class Reading:
     tokens: int
 
 
+@dataclass(eq=False)
 class NASSearchCallback(TrainerCallback):
     """Reports the progress of each candidate to its trial, and tells the study what was measured.
 
@@ -51,21 +52,14 @@ class NASSearchCallback(TrainerCallback):
         on_result: Called with every trial that has its result, after it is on the disk.
     """
 
-    def __init__(
-        self,
-        study: SearchStudy | None,
-        trials: Mapping[str, Trial],
-        reward: RewardFunction,
-        quality: Quality | None = None,
-        halving: SuccessiveHalving | None = None,
-        on_result: Callable[[Trial], None] | None = None,
-    ) -> None:
-        self.study = study
-        self.trials = dict(trials)
-        self.reward = reward
-        self.quality = quality or HeldoutQuality()
-        self.halving = halving
-        self.on_result = on_result
+    study: SearchStudy | None
+    trials: Mapping[str, Trial]
+    reward: RewardFunction
+    quality: Quality = field(default_factory=HeldoutQuality)
+    halving: SuccessiveHalving | None = None
+    on_result: Callable[[Trial], None] | None = None
+
+    def __post_init__(self) -> None:
         self._evaluated_step = -1
         self._readings: dict[str, Reading] = {}  # of the last evaluation
         self._started = time.monotonic()

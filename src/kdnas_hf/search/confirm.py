@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..distillation import teacher_shape
 from ..students import Architecture
 from .budgets import Budget
 from .controllers import posterior
@@ -108,7 +109,7 @@ def _contestants(
     shapes: list[tuple[str, Architecture, int | None]] = [(SEARCH, trial.architecture, trial.number) for trial in best]
     if predict is not None and args.compare:
         level = float(predict([best[0].architecture])[0])
-        rules = rules_of_thumb(setting.space, setting.teacher_shape, predict, level, args.compare)
+        rules = rules_of_thumb(setting.space, teacher_shape(setting.teacher), predict, level, args.compare)
         # a rule that the search found by itself is there a second time: whoever wins, it was a rule
         shapes += [(name, one, None) for name, one in rules.items()]
         without = [architecture for _, architecture, _ in shapes]

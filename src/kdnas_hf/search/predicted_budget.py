@@ -25,11 +25,8 @@ class PredictedBudget:
     Costs of a shape are known. Latency is regressed on shapes that are timed first; what misses its limit by no more
     than the regression errs (`LatencyModel.margin`) is admitted, so that few are lost. Memory is not predicted.
 
-    Args:
-        space: The search space.
-        budget: The budget.
-        shape_costs: Gives what shapes cost, by the names of the budget's limits.
-        measure: Times architectures; None where only shapes are looked at.
+    ``shape_costs`` gives what shapes cost, by the names of the budget's limits; ``measure`` times architectures, and is
+    None where only shapes are looked at.
 
     Raises:
         ValueError: If every shape costs too much.

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..data.batching import digest_of_texts, text_lengths
-from ..distillation import DistillationTrainingArguments, Teacher
+from ..distillation import DistillationTrainingArguments, Teacher, teacher_shape
 from ..latency import LatencyBenchmark
 from ..students import Architecture
 from ..utils.run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration, settled
@@ -253,7 +253,7 @@ class ArchitectureSearch:
             setting.args.candidates_per_episode,
             seed=setting.training_args.seed,
             epsilon=setting.args.epsilon,
-            teacher=setting.teacher_shape,
+            teacher=teacher_shape(setting.teacher),
             hand=load_hand_list(setting.args.hand, setting.space) if setting.args.hand else (),
         )
 

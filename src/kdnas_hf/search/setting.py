@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from ..distillation import DistillationTrainingArguments, Teacher
 from ..distillation.stored_targets import CACHE_FOLDER
-from ..distillation.student_config import student_config, teacher_shape
+from ..distillation.student_config import student_config
 from ..students import Architecture, KDNASConfig
 from ..utils.processes import OnMain
 from ..utils.stage_times import StageTimes
@@ -27,21 +27,7 @@ COST_FILE = "cost.json"
 
 @dataclass
 class SearchSetting:
-    """The teacher, the texts, and what is asked of a search.
-
-    Attributes:
-        teacher: The teacher.
-        space: The search space.
-        train_dataset: The full corpus as ``input_ids``.
-        proxy_dataset: The part of it that candidates are distilled on.
-        heldout_dataset: Text that no student is trained on.
-        args: Arguments of the search.
-        training_args: Arguments of every distillation; ``output_dir`` is the run directory.
-        reward: What a quality is worth at a latency.
-        quality: The measure that everything else is decided by.
-        budget: The hard constraint.
-        callbacks: For every trainer.
-    """
+    """What `ArchitectureSearch` was given, and what it made of that: reward, quality, and the hard budget."""
 
     teacher: Teacher
     space: SearchSpace
@@ -79,11 +65,6 @@ class SearchSetting:
     def wait(self) -> None:
         """Let no process go on before all are here."""
         self.from_main(lambda: None)
-
-    @property
-    def teacher_shape(self) -> Architecture:
-        """The teacher's own shape."""
-        return teacher_shape(self.teacher)
 
     def student_config(self, architecture: Architecture) -> KDNASConfig:
         """Configuration of a student of the teacher."""
