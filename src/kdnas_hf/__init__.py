@@ -24,7 +24,7 @@ from .distillation import (
     student_config,
 )
 from .evaluation import Comparison, EvaluationArguments, FineTuningArguments, Task, load_task_data
-from .export import ExportArguments, ExportedModel, ExportError, ExportReport, export_student
+from .export import Budget, ExportArguments, ExportedModel, ExportError, ExportReport, export_student
 from .hub import (
     KDNASModelCardData,
     ModelCardCallback,
@@ -83,6 +83,7 @@ __all__ = [
     "EMBEDDED_TEACHER_NAME",
     "Architecture",
     "ArchitectureSearch",
+    "Budget",
     "Comparison",
     "CorpusSplits",
     "DataArguments",

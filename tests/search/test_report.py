@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from records import confirmation, trial
 
+from kdnas_hf.export import Budget
 from kdnas_hf.latency import Latency
 from kdnas_hf.search import (
-    Budget,
     Confirmation,
     DistilledStudent,
     Reward,

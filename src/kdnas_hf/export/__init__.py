@@ -7,6 +7,7 @@ from .architecture_latencies import ArchitectureLatencies
 from .arguments import ExportArguments
 from .artefacts import artefact_files, make_artefact, make_runner
 from .backends import BACKENDS, Backend, get_backend, require_runtime
+from .budgets import Budget, parse_latency
 from .calibration import calibration_texts, text_batches
 from .check import ArtefactCheck, compare_outputs
 from .embedding_table import quantize_rows, quantize_word_embeddings
@@ -25,6 +26,7 @@ __all__ = [
     "ArtefactCheck",
     "ArtefactRecord",
     "Backend",
+    "Budget",
     "ExportArguments",
     "ExportError",
     "ExportReport",
@@ -41,6 +43,7 @@ __all__ = [
     "make_artefact",
     "make_runner",
     "mean_score",
+    "parse_latency",
     "peak_memory_mb",
     "quantize_onnx",
     "quantize_openvino",

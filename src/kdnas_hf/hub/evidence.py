@@ -27,9 +27,9 @@ from ..data.local_files import find_local_files
 from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments, training_configuration
 from ..evaluation import EvaluationResults, parse_quality
 from ..export import ArtefactRecord, read_exports
+from ..export.budgets import Budget
 from ..latency import DeviceFingerprint, LatencyReport, describe_lengths
 from ..search import DistilledStudent, SearchArguments, SearchResult
-from ..search.budgets import Budget
 from ..search.report import PLOT_FILE as PARETO_PLOT
 from ..search.report import Comparison, compare
 from ..search.result import Confirmation, best_known

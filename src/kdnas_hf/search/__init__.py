@@ -1,7 +1,6 @@
 """How a student's shape is found."""
 
 from .arguments import SearchArguments
-from .budgets import Budget, parse_latency
 from .callback import NASSearchCallback
 from .checks import check_search, check_shapes
 from .controllers import (
@@ -29,7 +28,6 @@ __all__ = [
     "ArchitectureSampler",
     "ArchitectureSearch",
     "BayesianSampler",
-    "Budget",
     "Comparison",
     "Confirmation",
     "DistilledStudent",
@@ -52,6 +50,5 @@ __all__ = [
     "compare",
     "make_controller",
     "pareto_front",
-    "parse_latency",
     "recommend",
 ]

@@ -5,10 +5,10 @@
 from dataclasses import dataclass, field
 
 from ..export.backends import get_backend
+from ..export.budgets import Budget, parse_budgets, parse_latency
 from ..latency import LatencyArguments
 from ..utils.choices import check_choice
 from ..utils.shared_storage import check_storage
-from .budgets import Budget, parse_budgets, parse_latency
 from .controllers import CONTROLLERS, PARETO_CONTROLLERS, EpsilonSchedule
 from .halving import SuccessiveHalving
 from .reward import REWARDS, Reward

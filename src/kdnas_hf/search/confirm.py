@@ -15,8 +15,8 @@ from typing import Any
 from transformers.utils import logging
 
 from ..distillation import teacher_shape
+from ..export.budgets import Budget
 from ..students import Architecture
-from .budgets import Budget
 from .controllers import posterior
 from .mini_kd import MiniKD
 from .result import RANDOM, SEARCH, Confirmation, MeasuredShape

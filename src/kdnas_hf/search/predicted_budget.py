@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..export.budgets import Budget, written
 from ..export.latency_model import LatencyModel, work_of
 from ..latency import Latency
 from ..students import Architecture
-from .budgets import Budget, written
 from .controllers.bayesian import ArchitectureFeatures
 from .space import SearchSpace
 

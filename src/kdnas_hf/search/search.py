@@ -16,11 +16,11 @@ from transformers.utils import logging
 
 from ..data.batching import digest_of_texts, text_lengths
 from ..distillation import DistillationTrainingArguments, Teacher, teacher_shape
+from ..export.budgets import Budget
 from ..latency import LatencyBenchmark
 from ..students import Architecture
 from ..utils.run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration, settled
 from .arguments import SearchArguments
-from .budgets import Budget
 from .callback import NASSearchCallback
 from .checks import check_length, check_search, example_of
 from .configuration import resolve_configuration

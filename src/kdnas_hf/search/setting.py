@@ -14,11 +14,11 @@ from transformers import TrainerCallback
 from ..distillation import DistillationTrainingArguments, Teacher
 from ..distillation.stored_targets import CACHE_FOLDER
 from ..distillation.student_config import student_config
+from ..export.budgets import Budget
 from ..students import Architecture, KDNASConfig
 from ..utils.processes import OnMain
 from ..utils.stage_times import StageTimes
 from .arguments import SearchArguments
-from .budgets import Budget
 from .reward import Quality, RewardFunction
 from .space import SearchSpace
 

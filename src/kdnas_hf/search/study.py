@@ -17,13 +17,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from transformers.utils import logging
 
+from ..export.budgets import UNLIMITED, Budget, costs_of
 from ..latency import Latency
 from ..students import Architecture
 from ..utils.json_lines import JsonLines
 from ..utils.leases import ALONE, Leases, keep_worker, worker_of
 from ..utils.run_directory import configuration_differences
 from ..utils.shared_storage import CLOCK, open_file, open_storage, public_storage
-from .budgets import UNLIMITED, Budget, costs_of
 from .controllers import ArchitectureSampler, architecture_of, distributions
 from .trial import COMPLETE, FAILED, RUNNING, STOPPED, Trial
 

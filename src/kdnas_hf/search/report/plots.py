@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..budgets import Budget
+from ...export.budgets import Budget
 from ..result import RANDOM, SEARCH, SearchResult, best_known, pareto_front
 from ..trial import STOPPED, Trial
 
