@@ -3,15 +3,11 @@
 from .arguments import SearchArguments
 from .callback import NASSearchCallback
 from .checks import check_search, check_shapes
-from .controllers import (
-    CONTROLLERS,
-    ArchitectureSampler,
-    BayesianSampler,
-    EpsilonSchedule,
-    LSTMSampler,
-    OptunaSampler,
-    make_controller,
-)
+from .controllers import CONTROLLERS, make_controller
+from .controllers.base import ArchitectureSampler
+from .controllers.bayesian import BayesianSampler
+from .controllers.lstm import EpsilonSchedule, LSTMSampler
+from .controllers.optuna_samplers import OptunaSampler
 from .full_distillation import SearchError
 from .halving import SuccessiveHalving
 from .report import Comparison, compare, recommend

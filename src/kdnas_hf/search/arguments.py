@@ -9,7 +9,8 @@ from ..export.budgets import Budget, parse_budgets, parse_latency
 from ..latency import LatencyArguments
 from ..utils.choices import check_choice
 from ..utils.shared_storage import check_storage
-from .controllers import CONTROLLERS, PARETO_CONTROLLERS, EpsilonSchedule
+from .controllers import CONTROLLERS, PARETO_CONTROLLERS
+from .controllers.lstm import EpsilonSchedule
 from .halving import SuccessiveHalving
 from .reward import REWARDS, Reward
 

@@ -20,7 +20,7 @@ from ..utils.run_directory import refuse_other_run
 from ..utils.shared_storage import open_storage
 from .arguments import SearchArguments
 from .configuration import resolve_configuration
-from .controllers import load_hand_list
+from .controllers.rules_of_thumb import load_hand_list
 from .predicted_budget import PredictedBudget
 from .space import SearchSpace
 

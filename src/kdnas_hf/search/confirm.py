@@ -17,7 +17,7 @@ from transformers.utils import logging
 from ..distillation import teacher_shape
 from ..export.budgets import Budget
 from ..students import Architecture
-from .controllers import posterior
+from .controllers.bayesian import posterior
 from .mini_kd import MiniKD
 from .result import RANDOM, SEARCH, Confirmation, MeasuredShape
 from .rules import Predict, random_architectures, rules_of_thumb

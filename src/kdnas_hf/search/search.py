@@ -25,7 +25,9 @@ from .callback import NASSearchCallback
 from .checks import check_length, check_search, example_of
 from .configuration import resolve_configuration
 from .confirm import choose, confirm, finalists
-from .controllers import ArchitectureSampler, load_hand_list, make_controller
+from .controllers import make_controller
+from .controllers.base import ArchitectureSampler
+from .controllers.rules_of_thumb import load_hand_list
 from .full_distillation import SearchError, clean_up, distill_chosen, distilled_before, read_log
 from .mini_kd import MiniKD
 from .report import write_report
@@ -197,8 +199,14 @@ class ArchitectureSearch:
             setting.cost.add("total", time.monotonic() - started)
             if setting.args.storage is not None:
                 setting.cost.add("storage", self.study.storage_seconds)
-            how = (setting.args, setting.teacher.name, str(setting.reward), setting.space.size, setting.quality.label)
-            write_report(result, *how)
+            write_report(
+                result,
+                setting.args,
+                teacher=setting.teacher.name,
+                reward=str(setting.reward),
+                space_size=setting.space.size,
+                label=setting.quality.label,
+            )
         return result
 
     @contextmanager

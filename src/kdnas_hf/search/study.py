@@ -24,7 +24,7 @@ from ..utils.json_lines import JsonLines
 from ..utils.leases import ALONE, Leases, keep_worker, worker_of
 from ..utils.run_directory import configuration_differences
 from ..utils.shared_storage import CLOCK, open_file, open_storage, public_storage
-from .controllers import ArchitectureSampler, architecture_of, distributions
+from .controllers.base import ArchitectureSampler, architecture_of, distributions
 from .trial import COMPLETE, FAILED, RUNNING, STOPPED, Trial
 
 logger = logging.get_logger(__name__)

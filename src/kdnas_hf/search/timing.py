@@ -38,13 +38,15 @@ class ShapeTiming:
         predicates: Sequence[Callable[[Architecture], bool]] = (),
     ) -> None:
         self.setting, self.predicates = setting, predicates
-        how = (setting.student_config, benchmark, setting.args.latency_backend)
-        self.latencies = ArchitectureLatencies(setting.teacher.model, *how)
+        self.latencies = ArchitectureLatencies(
+            setting.teacher.model, setting.student_config, benchmark, setting.args.latency_backend
+        )
 
     def look_at_budgets(self, study: SearchStudy) -> None:
         """Time a design of shapes, and let the controller propose only what is expected to meet the budget."""
-        how = (self.latencies.shape_costs, self.latencies.measure)
-        predicted = PredictedBudget(self.setting.space, self.setting.budget, *how)
+        predicted = PredictedBudget(
+            self.setting.space, self.setting.budget, self.latencies.shape_costs, self.latencies.measure
+        )
         with self.setting.cost.clock("design"):
             while (rows := study.remembered(DESIGN)) is None:
                 if study.acquire(DESIGN):

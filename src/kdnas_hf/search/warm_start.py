@@ -20,10 +20,8 @@ from .trial import DIVERGED, Trial
 logger = logging.get_logger(__name__)
 
 # of the search, what a trial's result depends on; not who chose it, among which, and what was done with the best
-MEASURED = (
-    *("mini_kd_epochs", "quality", "reward_alpha", "reward_beta", "reward_layers"),
-    *(field.name for field in fields(LatencyArguments) if field.name != "latency_repeats"),
-)
+LATENCY = [field.name for field in fields(LatencyArguments) if field.name != "latency_repeats"]
+MEASURED = ("mini_kd_epochs", "quality", "reward_alpha", "reward_beta", "reward_layers", *LATENCY)
 TRAINING_MAY_DIFFER = ("seed", "data_seed", "num_train_epochs", "max_steps")
 
 
