@@ -199,14 +199,7 @@ class ArchitectureSearch:
             setting.cost.add("total", time.monotonic() - started)
             if setting.args.storage is not None:
                 setting.cost.add("storage", self.study.storage_seconds)
-            write_report(
-                result,
-                setting.args,
-                teacher=setting.teacher.name,
-                reward=str(setting.reward),
-                space_size=setting.space.size,
-                label=setting.quality.label,
-            )
+            self._write_report(result)
         return result
 
     @contextmanager
@@ -347,6 +340,16 @@ class ArchitectureSearch:
         return confirm(setting, setting.on_main(self._study), self.mini_kd, best, self.timing.time_closely, predict)
 
     # ---- what is seen of it ----
+
+    def _write_report(self, result: SearchResult) -> None:
+        write_report(
+            result,
+            self.setting.args,
+            teacher=self.setting.teacher.name,
+            reward=str(self.setting.reward),
+            space_size=self.setting.space.size,
+            label=self.setting.quality.label,
+        )
 
     def _progress(self) -> tqdm:
         return tqdm(

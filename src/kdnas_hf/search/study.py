@@ -293,6 +293,11 @@ class SearchStudy:
         """All that are finished, by number, without those that were killed."""
         return [trial_of(trial) for trial in self._frozen() if trial.state.is_finished() and not is_killed(trial)]
 
+    def running(self) -> list[Trial]:
+        """All that have an architecture and no result, by number."""
+        unfinished = [trial for trial in self._frozen() if not trial.state.is_finished()]
+        return [trial_of(trial) for trial in unfinished if self._is_chosen(trial)]
+
     def write_view(self) -> None:
         """Bring ``architectures.jsonl`` up to date."""
         self.view.set_to(self.trials())
