@@ -28,7 +28,7 @@ MORE_CALLS = 3  # of a confirmation, times those of the search
 class ShapeTiming:
     """Times architectures beside the teacher, and lets nothing be trained that misses the hard budget.
 
-    Of architectures that a predicate is not true of, none is proposed.
+    An architecture may be proposed if all of the ``predicates`` are true of it.
     """
 
     def __init__(
