@@ -39,8 +39,8 @@ from distillation_setting import (
 )
 from kdnas_hf import Architecture, LatencyBenchmark, SearchSpace, student_config
 from kdnas_hf.latency import stand_in
-from kdnas_hf.search.space import CHOICES
 from kdnas_hf.students import KDNASModel
+from kdnas_hf.students.architecture import CHOICES
 
 TABLE = Path(__file__).with_suffix(".csv")
 SPACE = Path(__file__).with_suffix(".yaml")

@@ -32,19 +32,11 @@ from tqdm.auto import tqdm
 from kdnas_hf import Architecture, SearchSpace
 from kdnas_hf.latency import Latency
 from kdnas_hf.search import REWARDS, EpsilonSchedule, Reward, SearchArguments, make_controller
-from kdnas_hf.search.controllers import (
-    CONTROLLERS,
-    EPISODE,
-    FAILURE,
-    PARETO_CONTROLLERS,
-    ArchitectureSampler,
-    architecture_of,
-    distributions,
-    posterior,
-)
-from kdnas_hf.search.controllers.bayesian import ArchitectureFeatures, GaussianProcess
-from kdnas_hf.search.space import CHOICES
+from kdnas_hf.search.controllers import CONTROLLERS, PARETO_CONTROLLERS
+from kdnas_hf.search.controllers.base import EPISODE, FAILURE, ArchitectureSampler, architecture_of, distributions
+from kdnas_hf.search.controllers.bayesian import ArchitectureFeatures, GaussianProcess, posterior
 from kdnas_hf.search.trial import COMPLETE, DIVERGED, Trial
+from kdnas_hf.students.architecture import CHOICES
 
 TABLE = Path(__file__).with_name("architecture_table.csv")
 SPACE = Path(__file__).with_name("architecture_table.yaml")

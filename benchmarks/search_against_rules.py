@@ -36,16 +36,16 @@ from distillation_setting import (
     training_arguments,
 )
 from kdnas_hf import Architecture, ArchitectureSearch, SearchArguments, SearchSpace, student_config
+from kdnas_hf.distillation import teacher_shape
 from kdnas_hf.distillation.pool import required_by
 from kdnas_hf.distillation.stored_targets import store_targets
 from kdnas_hf.evaluation import Task, TaskProbe
+from kdnas_hf.export import LatencyModel
+from kdnas_hf.export.architecture_latencies import ArchitectureLatencies
 from kdnas_hf.latency import Latency
-from kdnas_hf.search import LatencyModel
-from kdnas_hf.search.latencies import ArchitectureLatencies
 from kdnas_hf.search.report import Comparison, compare, comparison_table
 from kdnas_hf.search.result import RANDOM, SEARCH, Confirmation
 from kdnas_hf.search.rules import random_architectures, rules_of_thumb
-from kdnas_hf.search.setting import teacher_shape
 
 RATES = (1e-3, 3e-3)
 PILOT = 0.1  # of the steps, for the choice of the learning rate
@@ -115,7 +115,7 @@ def contestants(
     """Winner, rules and random shapes with origin, latency and costs, timed side by side."""
     teacher, space = setting.teacher, SearchSpace.load(scale.space)
     latencies = ArchitectureLatencies(
-        teacher, lambda one: student_config(teacher, one), SearchArguments(latency_repeats=45).latency_benchmark
+        teacher.model, lambda one: student_config(teacher, one), SearchArguments(latency_repeats=45).latency_benchmark
     )
     design = {one: i for i, one in enumerate([winner, *random_architectures(space, _all_alike, 1.0, 24, seed)])}
     timed = latencies.measure({i: one for one, i in design.items()}, repeats=15)

@@ -26,9 +26,10 @@ from tqdm.auto import tqdm
 
 from controllers import SPACE, TABLE, quartiles, read_rows, steps_of
 from kdnas_hf import Architecture, SearchSpace
+from kdnas_hf.export import Budget
 from kdnas_hf.latency import Latency
-from kdnas_hf.search import REWARDS, Budget, Reward, SearchArguments, SuccessiveHalving, make_controller
-from kdnas_hf.search.controllers import EPISODE, REWARD, architecture_of, distributions
+from kdnas_hf.search import REWARDS, Reward, SearchArguments, SuccessiveHalving, make_controller
+from kdnas_hf.search.controllers.base import EPISODE, REWARD, architecture_of, distributions
 
 RULES = {
     "all": None,

@@ -42,8 +42,7 @@ from kdnas_hf import (
     student_config,
     tokenize_corpus,
 )
-from kdnas_hf.distillation import distill
-from kdnas_hf.search import training_configuration
+from kdnas_hf.distillation import distill, training_configuration
 
 logger = logging.get_logger("kdnas_hf.recipes.distill")
 

@@ -15,6 +15,7 @@ if worker and hasattr(os, "sched_setaffinity"):
 import pytest
 import torch
 
+from postgresql import postgresql  # noqa: F401
 from tiny_teacher import make_teacher_model, make_texts, make_tokenizer, tokenized
 
 torch.set_num_threads(1)  # models are tiny: threads would only wait for each other

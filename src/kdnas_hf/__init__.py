@@ -21,9 +21,10 @@ from .distillation import (
     TeacherArguments,
     load_teacher,
     resolve_layer_mapping,
+    student_config,
 )
 from .evaluation import Comparison, EvaluationArguments, FineTuningArguments, Task, load_task_data
-from .export import ExportArguments, ExportedModel, ExportError, ExportReport, export_student
+from .export import Budget, ExportArguments, ExportedModel, ExportError, ExportReport, export_student
 from .hub import (
     KDNASModelCardData,
     ModelCardCallback,
@@ -40,7 +41,6 @@ from .hub import (
 )
 from .latency import DeviceFingerprint, Latency, LatencyBenchmark, LatencyReport
 from .search import (
-    Architecture,
     ArchitectureSearch,
     LSTMSampler,
     NASSearchCallback,
@@ -49,15 +49,13 @@ from .search import (
     SearchError,
     SearchResult,
     SearchSpace,
-    StorageError,
-    StudentArguments,
     Trial,
     check_search,
     check_shapes,
     make_controller,
-    student_config,
 )
 from .students import (
+    Architecture,
     InheritedWordEmbeddings,
     KDNASConfig,
     KDNASForMaskedLM,
@@ -66,6 +64,7 @@ from .students import (
     KDNASForTokenClassification,
     KDNASModel,
     KDNASPreTrainedModel,
+    StudentArguments,
     TeacherEmbeddings,
     create_student,
     factorise_embeddings,
@@ -77,12 +76,14 @@ from .utils.hardware import bf16_pays_off, share_cpu_threads
 from .utils.log_lines import set_up_logging
 from .utils.processes import end_processes
 from .utils.run_directory import check_writable, refuse_other_run, settle_configuration
+from .utils.shared_storage import StorageError
 from .version import __version__
 
 __all__ = [
     "EMBEDDED_TEACHER_NAME",
     "Architecture",
     "ArchitectureSearch",
+    "Budget",
     "Comparison",
     "CorpusSplits",
     "DataArguments",

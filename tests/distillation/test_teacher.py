@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from kdnas_hf import DistillationTrainer
-from kdnas_hf.distillation import Required, Teacher, load_teacher
-from kdnas_hf.search import Architecture, student_config
+from kdnas_hf.distillation import Required, Teacher, load_teacher, student_config
+from kdnas_hf.students import Architecture
 from kdnas_hf.utils.dimensions import TeacherDimensions
 from tiny_teacher import make_teacher_model, make_texts, make_tokenizer, tokenized
 

@@ -11,7 +11,8 @@ from kdnas_hf.evaluation.results import FineTuningRecord, TaskScores, summarise_
 from kdnas_hf.hub import LatencyEvidence, SearchEvidence, TrainingEvidence, record_evaluation
 from kdnas_hf.hub.evidence import CurvePoint, write_search
 from kdnas_hf.latency import Latency
-from kdnas_hf.search import Architecture, Confirmation, Trial
+from kdnas_hf.search import Confirmation, Trial
+from kdnas_hf.students import Architecture
 
 SHAPE = Architecture(
     num_hidden_layers=1, num_attention_heads=2, hidden_size=16, intermediate_size=32, hidden_act="gelu"

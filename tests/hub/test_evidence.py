@@ -24,10 +24,11 @@ from kdnas_hf import (
     TrainingSetup,
 )
 from kdnas_hf.evaluation import EvaluationResults
+from kdnas_hf.export import Budget
 from kdnas_hf.hub import record_evaluation, record_latency, record_search, record_training
 from kdnas_hf.hub.evidence import teacher_license, training_curve, training_seconds
 from kdnas_hf.latency import DeviceFingerprint, LatencyMeasurement, LatencyReport
-from kdnas_hf.search import Budget, DistilledStudent
+from kdnas_hf.search import DistilledStudent
 
 
 def make_args(folder, **changes):

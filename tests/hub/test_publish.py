@@ -12,9 +12,10 @@ from huggingface_hub.utils import _http
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas_hf import PublishArguments, publish
+from kdnas_hf.export import Budget
 from kdnas_hf.hub import PublicationError, students_by_budget
 from kdnas_hf.latency import Latency
-from kdnas_hf.search import Budget, DistilledStudent
+from kdnas_hf.search import DistilledStudent
 
 
 @pytest.fixture

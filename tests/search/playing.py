@@ -3,7 +3,7 @@
 import optuna
 from optuna.trial import TrialState
 
-from kdnas_hf.search.controllers import EPISODE, FAILURE, architecture_of, distributions
+from kdnas_hf.search.controllers.base import EPISODE, FAILURE, architecture_of, distributions
 
 
 def choose(study, episode):

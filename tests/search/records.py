@@ -1,7 +1,8 @@
 """Trials and confirmations for the tests of the study, the controllers and the report."""
 
 from kdnas_hf.latency import Latency
-from kdnas_hf.search import Architecture, Confirmation, SearchSpace, Trial
+from kdnas_hf.search import Confirmation, SearchSpace, Trial
+from kdnas_hf.students import Architecture
 
 SPACE = SearchSpace.from_dict(
     {

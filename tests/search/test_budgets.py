@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from kdnas_hf import SearchArguments
+from kdnas_hf.export import parse_latency
+from kdnas_hf.export.budgets import UNLIMITED, Budget, costs_of
 from kdnas_hf.latency import Latency
-from kdnas_hf.search import Architecture, parse_latency
-from kdnas_hf.search.budgets import UNLIMITED, Budget, costs_of
 from kdnas_hf.search.trial import Trial
+from kdnas_hf.students import Architecture
 
 LIMITS = ("latency_ms", "parameters", "encoder_parameters", "size_mb", "memory_mb", "flops")
 

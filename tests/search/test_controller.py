@@ -7,7 +7,9 @@ from playing import choose, chosen, play
 from records import LANDSCAPE as SPACE
 
 from kdnas_hf.search import EpsilonSchedule, SearchSpace, make_controller
-from kdnas_hf.search.controllers import CONTROLLERS, FAILURE, REWARD, LSTMSampler, architecture_of
+from kdnas_hf.search.controllers import CONTROLLERS
+from kdnas_hf.search.controllers.base import FAILURE, REWARD, architecture_of
+from kdnas_hf.search.controllers.lstm import LSTMSampler
 from kdnas_hf.search.trial import DIVERGED, TOO_SLOW
 
 pytestmark = pytest.mark.long  # depends on no line of transformers

@@ -11,12 +11,13 @@ from records import LANDSCAPE as SPACE
 from records import trial as measured
 from scipy.stats import norm
 
-from kdnas_hf.search import Architecture, EpsilonSchedule, SearchSpace, make_controller
-from kdnas_hf.search.controllers import CONTROLLERS, FAILURE, REWARD, architecture_of, posterior
-from kdnas_hf.search.controllers.base import Observation, observe
-from kdnas_hf.search.controllers.bayesian import GaussianProcess, Surrogate
+from kdnas_hf.search import EpsilonSchedule, SearchSpace, make_controller
+from kdnas_hf.search.controllers import CONTROLLERS
+from kdnas_hf.search.controllers.base import FAILURE, REWARD, Observation, architecture_of, observe
+from kdnas_hf.search.controllers.bayesian import GaussianProcess, Surrogate, posterior
 from kdnas_hf.search.controllers.optuna_samplers import OptunaSampler
 from kdnas_hf.search.trial import DIVERGED, KILLED, OUT_OF_MEMORY, TOO_SLOW
+from kdnas_hf.students import Architecture
 
 pytestmark = pytest.mark.long  # depends on no line of transformers
 

@@ -7,9 +7,10 @@ import optuna
 import pytest
 from playing import chosen, play
 
-from kdnas_hf.search import Architecture, EpsilonSchedule, SearchSpace, make_controller
+from kdnas_hf.search import EpsilonSchedule, SearchSpace, make_controller
 from kdnas_hf.search.controllers import CONTROLLERS
 from kdnas_hf.search.controllers.bayesian import ArchitectureFeatures
+from kdnas_hf.students import Architecture
 
 pytestmark = pytest.mark.long  # depends on no line of transformers
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from records import LANDSCAPE
 
+from kdnas_hf.export import Budget
 from kdnas_hf.export.shape_costs import Sizes, shape_costs
 from kdnas_hf.latency import Latency
-from kdnas_hf.search import Architecture, Budget, SearchSpace
-from kdnas_hf.search.architecture import CHOICES
+from kdnas_hf.search import SearchSpace
 from kdnas_hf.search.predicted_budget import NEAR, SPREAD, PredictedBudget
+from kdnas_hf.students import Architecture
+from kdnas_hf.students.architecture import CHOICES
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TEACHER_MS = 40.0

@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 from records import confirmation, trial
 
+from kdnas_hf.export import Budget
 from kdnas_hf.latency import Latency
 from kdnas_hf.search import (
-    Architecture,
-    Budget,
     Confirmation,
     DistilledStudent,
     Reward,
@@ -21,6 +20,7 @@ from kdnas_hf.search import (
 from kdnas_hf.search.report import write_report
 from kdnas_hf.search.result import best_known
 from kdnas_hf.search.trial import DIVERGED, TOO_SLOW
+from kdnas_hf.students import Architecture
 
 A, B, C, D, E, F = (Architecture(layers, 2, 8, 16, "gelu") for layers in (1, 2, 3, 4, 5, 6))
 TRIALS = [

@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 from records import confirmation
 
-from kdnas_hf.search import Architecture, compare
+from kdnas_hf.search import compare
 from kdnas_hf.search.report.comparison import half_width
+from kdnas_hf.students import Architecture
 
 SHAPES = [Architecture(layers, 2, width, 16) for layers in (1, 2, 3, 4) for width in (8, 16, 24)]
 RULE = "teacher's width, 2 layers"

@@ -3,8 +3,9 @@
 import pytest
 from playing import chosen, play
 
-from kdnas_hf.search import Architecture, SearchSpace, make_controller
-from kdnas_hf.search.controllers import depth_rule, evenly_spaced, load_hand_list
+from kdnas_hf.search import SearchSpace, make_controller
+from kdnas_hf.search.controllers.rules_of_thumb import depth_rule, evenly_spaced, load_hand_list
+from kdnas_hf.students import Architecture
 
 TEACHER = Architecture(12, 12, 384, 1536, "gelu")
 LAYERS = SearchSpace.load("quickstart")

@@ -11,11 +11,11 @@ from optuna.trial import TrialState
 from records import SPACE, trial
 from test_study import open_study
 
-from kdnas_hf.search import leases as leases_module
 from kdnas_hf.search import make_controller
-from kdnas_hf.search.storage import MendedJournal, open_storage
 from kdnas_hf.search.study import SearchStudy, is_killed
 from kdnas_hf.search.trial import Trial
+from kdnas_hf.utils import leases as leases_module
+from kdnas_hf.utils.shared_storage import MendedJournal, open_storage
 
 pytestmark = pytest.mark.long  # depends on no line of transformers
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdnas_hf import KDNASModel
-from kdnas_hf.search import Architecture, SearchSpace
-from kdnas_hf.search.space import CHOICES
+from kdnas_hf.search import SearchSpace
+from kdnas_hf.students import Architecture
+from kdnas_hf.students.architecture import CHOICES
 
 TINY = {
     "num_hidden_layers": [1, 2],

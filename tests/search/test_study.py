@@ -11,9 +11,9 @@ from records import SPACE, trial
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from kdnas_hf.export.budgets import UNLIMITED, Budget
 from kdnas_hf.latency import Latency
 from kdnas_hf.search import SearchStudy, make_controller
-from kdnas_hf.search.budgets import UNLIMITED, Budget
 from kdnas_hf.search.trial import DIVERGED, TOO_SLOW, Trial
 
 CONFIGURATION = {"teacher": "tiny", "training": {"learning_rate": 1e-3}}

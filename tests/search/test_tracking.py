@@ -10,7 +10,7 @@ from accelerate.tracking import GeneralTracker
 from records import trial
 from tiny_search import tiny_search
 
-from kdnas_hf.search import Budget
+from kdnas_hf.export import Budget
 from kdnas_hf.search.tracking import SearchTracker
 
 

@@ -12,9 +12,9 @@ import pytest
 from test_search import outcome
 from tiny_search import tiny_search
 
-from kdnas_hf.search.controllers import architecture_of
-from kdnas_hf.search.storage import open_storage
+from kdnas_hf.search.controllers.base import architecture_of
 from kdnas_hf.search.study import is_killed
+from kdnas_hf.utils.shared_storage import open_storage
 
 SCRIPT = Path(__file__).parent / "tiny_search.py"
 

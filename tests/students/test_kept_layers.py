@@ -4,7 +4,7 @@ import pytest
 from test_starts import copied_layers, shape_of, start
 
 from kdnas_hf import KDNASConfig, KDNASModel
-from kdnas_hf.search import Architecture
+from kdnas_hf.students import Architecture
 
 
 def test_layers_start_as_copies_of_those_that_the_configuration_names(teacher, tmp_path):

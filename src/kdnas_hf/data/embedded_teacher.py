@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from transformers.utils import logging
 
+from ..utils.cache_directory import default_cache_dir
 from .e5s1_checkpoint import convert_e5s1
 from .sealed_directory import SealedDirectory, sha256_of_file
 from .wheel_files import wheel_directory
@@ -79,11 +79,6 @@ def embedded_teacher(cache_dir: str | Path | None = None, *, verify: bool = True
         "converter_version": _CONVERTER_VERSION,
     }
     return SealedDirectory(root / _DIRECTORY_NAME, origin).ensure(_convert, verify=verify)
-
-
-def default_cache_dir() -> Path:
-    """Returns `$KDNAS_HF_CACHE`, or `~/.cache/kdnas_hf` where that is not set."""
-    return Path(os.environ.get("KDNAS_HF_CACHE") or "~/.cache/kdnas_hf").expanduser()
 
 
 def _convert(directory: Path) -> None:

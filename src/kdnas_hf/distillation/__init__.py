@@ -1,12 +1,14 @@
 """Distillation: a student learns from the outputs of a frozen teacher."""
 
 from .arguments import DistillationTrainingArguments, TeacherArguments
+from .configuration import training_configuration
 from .distill import distill
 from .layer_mapping import resolve_layer_mapping
 from .losses import LOSSES, Loss, LossSetting, Measure, register_loss
 from .pool import StudentPool
 from .stages import Stage
 from .statistics import HiddenStateStatistics
+from .student_config import student_config, teacher_shape
 from .teacher import Teacher, load_teacher
 from .teacher_outputs import Required
 from .trainer import DistillationTrainer
@@ -28,4 +30,7 @@ __all__ = [
     "load_teacher",
     "register_loss",
     "resolve_layer_mapping",
+    "student_config",
+    "teacher_shape",
+    "training_configuration",
 ]

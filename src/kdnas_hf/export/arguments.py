@@ -4,6 +4,7 @@
 
 from dataclasses import dataclass, field
 
+from ..latency import TimedCallArguments
 from .backends import BACKENDS, ONNXRUNTIME, OPENVINO, Backend
 from .check import MAX_SCORE_DROP, MIN_COSINE
 
@@ -11,7 +12,7 @@ FORMATS = {"onnx": ONNXRUNTIME, "openvino": OPENVINO}
 
 
 @dataclass
-class ExportArguments:
+class ExportArguments(TimedCallArguments):
     """What is exported, how it is checked, and what its latency is measured beside."""
 
     student: str = field(
@@ -56,9 +57,6 @@ class ExportArguments:
             "that the student's evidence names."
         },
     )
-    latency_batch_size: int = field(default=1, metadata={"help": "Texts in a call whose latency is measured."})
-    latency_sequence_length: int = field(default=128, metadata={"help": "Tokens in a text whose latency is measured."})
-    latency_threads: int = field(default=1, metadata={"help": "CPU threads while latency is measured."})
     latency_repeats: int = field(default=30, metadata={"help": "Timed calls of each model."})
     seed: int = field(default=0, metadata={"help": "Of the choice of sentences."})
 

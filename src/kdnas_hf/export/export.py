@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..data import EMBEDDED_TEACHER_NAME, DataArguments
 from ..evaluation import ModelSource, Task, load_task_data
-from ..latency import LatencyBenchmark, LatencyReport, Runner, TorchRunner, stand_in
+from ..latency import LatencyReport, Runner, TorchRunner, stand_in
 from ..utils.atomic_files import write_atomically
 from ..utils.package_versions import package_versions
 from .arguments import ExportArguments
@@ -284,12 +284,6 @@ def _measure(
     """Student and teacher in PyTorch and exported, side by side."""
     logger.info("measuring latency")
     threads = args.latency_threads
-    benchmark = LatencyBenchmark(
-        batch_size=args.latency_batch_size,
-        sequence_length=args.latency_sequence_length,
-        threads=threads,
-        repeats=args.latency_repeats,
-    )
     with tempfile.TemporaryDirectory() as temporary:
         runners: dict[str, Runner] = {
             STUDENT: TorchRunner(model),
@@ -298,7 +292,7 @@ def _measure(
         if teacher is not None:
             runners = {TEACHER: TorchRunner(teacher)} | runners
             runners[EXPORTED_TEACHER] = make_runner(teacher, backend, temporary, threads)
-        return benchmark.measure(runners)
+        return args.benchmark_of_calls().measure(runners)
 
 
 def _memory(args: ExportArguments, folder: Path, backend: str) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..search.budgets import Budget, parse_budgets
+from ..export.budgets import Budget, parse_budgets
 from ..search.report import BUDGETS
 
 

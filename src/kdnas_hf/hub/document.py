@@ -43,12 +43,7 @@ def document_search(
     Returns:
         The cards.
     """
-    benchmark = LatencyBenchmark(
-        batch_size=search_args.latency_batch_size,
-        sequence_length=search_args.latency_sequence_length,
-        threads=search_args.latency_threads,
-        repeats=search_args.latency_repeats,
-    )
+    benchmark = search_args.benchmark_of_calls()
     cards = []
     for student in result.students:
         folder = result.folder / student.path

@@ -24,16 +24,17 @@ from transformers.utils import logging
 
 from ..data import DataArguments
 from ..data.local_files import find_local_files
-from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments
+from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments, training_configuration
 from ..evaluation import EvaluationResults, parse_quality
 from ..export import ArtefactRecord, read_exports
+from ..export.budgets import Budget
 from ..latency import DeviceFingerprint, LatencyReport, describe_lengths
-from ..search import Architecture, DistilledStudent, SearchArguments, SearchResult, training_configuration
-from ..search.budgets import Budget
+from ..search import DistilledStudent, SearchArguments, SearchResult
 from ..search.report import PLOT_FILE as PARETO_PLOT
 from ..search.report import Comparison, compare
 from ..search.result import Confirmation, best_known
 from ..search.trial import Trial
+from ..students import Architecture
 from ..utils.atomic_files import write_atomically
 from ..utils.package_versions import package_versions
 from .public_text import public, public_command, public_values

@@ -20,7 +20,7 @@ from ..evaluation import EvaluationResults
 from ..evaluation.report import plot_scores
 from ..evaluation.results import STUDENT
 from ..export.backends import ONNX_FOLDER, OPENVINO_FOLDER
-from ..search.budgets import written
+from ..export.budgets import written
 from ..search.report import PLOT_FILE as PARETO_PLOT
 from ..search.report import comparison_table
 from ..search.result import SEARCH, pareto_front

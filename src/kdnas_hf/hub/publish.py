@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from transformers.utils import logging
 
-from ..search.budgets import Budget
+from ..export.budgets import Budget
 from ..search.result import RESULTS_FILE, DistilledStudent
 from .arguments import PublishArguments
 from .evidence import StudentEvidence

@@ -1,5 +1,6 @@
 """How fast a student is on this machine."""
 
+from .arguments import LatencyArguments, TimedCallArguments
 from .benchmark import LatencyBenchmark, LatencyMeasurement, LatencyReport, NoisyMeasurementError
 from .fingerprint import DeviceFingerprint
 from .latency import Latency
@@ -10,12 +11,14 @@ from .stand_in import stand_in
 __all__ = [
     "DeviceFingerprint",
     "Latency",
+    "LatencyArguments",
     "LatencyBenchmark",
     "LatencyMeasurement",
     "LatencyReport",
     "NoisyMeasurementError",
     "Runner",
     "SequenceLengths",
+    "TimedCallArguments",
     "TorchRunner",
     "describe_lengths",
     "parse_lengths",

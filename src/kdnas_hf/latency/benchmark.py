@@ -16,6 +16,7 @@ from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
 from torch import nn
 from transformers.utils import logging
 
+from ..utils.hardware import torch_threads
 from ..utils.markdown_table import markdown_table
 from .fingerprint import DeviceFingerprint
 from .runner import EAGER_FLOAT32, Runner, TorchRunner, check_device
@@ -273,7 +274,7 @@ class LatencyBenchmark:
         shares = shares_of(self.sequence_length)
         seconds: dict[str, list[list[float]]] = {name: [[] for _ in shares] for name in calls}
         memory: dict[str, float] = {}
-        with _threads(self.threads):
+        with torch_threads(self.threads):
             for _ in range(self.warmup):
                 for call in itertools.chain(*calls.values()):
                     call()
@@ -334,13 +335,3 @@ def _peak_memory(runner: Runner, found: dict[str, float], name: str) -> Iterator
     yield
     peak = (torch.cuda.max_memory_allocated(runner.device) - before + weights) / 1e6
     found[name] = max(found.get(name, 0.0), peak)
-
-
-@contextmanager
-def _threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,13 +5,14 @@
 from dataclasses import dataclass, field
 
 from ..export.backends import get_backend
-from ..latency import LatencyBenchmark, parse_lengths
+from ..export.budgets import Budget, parse_budgets, parse_latency
+from ..latency import LatencyArguments
 from ..utils.choices import check_choice
-from .budgets import Budget, parse_budgets, parse_latency
-from .controllers import CONTROLLERS, PARETO_CONTROLLERS, EpsilonSchedule
+from ..utils.shared_storage import check_storage
+from .controllers import CONTROLLERS, PARETO_CONTROLLERS
+from .controllers.lstm import EpsilonSchedule
 from .halving import SuccessiveHalving
 from .reward import REWARDS, Reward
-from .storage import check_storage
 
 # fields that say how a run is started and kept; no result depends on them
 OF_THE_RUN = (
@@ -38,7 +39,7 @@ OF_THE_CHOICE = (
 
 
 @dataclass
-class SearchArguments:
+class SearchArguments(LatencyArguments):
     """What is searched, by whom, and what an architecture is worth.
 
     Defaults are those of KD-NAS as published, apart from the reward, which is calibrated for R², the controller, which
@@ -174,29 +175,6 @@ class SearchArguments:
             "help": "Leave beside each student one with only the tokens of its training text, as <student>-trimmed."
         },
     )
-    latency_backend: str = field(
-        default="torch",
-        metadata={
-            "help": "Whose latency counts, of teacher and students alike: torch (eager, float32), or another of "
-            "kdnas_hf.export.BACKENDS as you will deploy it, like openvino-int8 or onnx-int8."
-        },
-    )
-    latency_device: str = field(default="cpu", metadata={"help": "Where latency is measured, with torch: cpu, cuda."})
-    latency_measure: str = field(
-        default="latency",
-        metadata={"help": "latency, the median time of a call, or throughput, the time of a text in a full batch."},
-    )
-    latency_batch_size: int = field(default=1, metadata={"help": "Texts in a call whose latency is measured."})
-    latency_sequence_length: int = field(default=128, metadata={"help": "Tokens in a text whose latency is measured."})
-    latency_lengths: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Several lengths with weights, like 32:3 128:1: the latency is the weighted mean; in place of "
-            "latency_sequence_length."
-        },
-    )
-    latency_threads: int = field(default=1, metadata={"help": "CPU threads while latency is measured."})
-    latency_repeats: int = field(default=15, metadata={"help": "Timed calls of each model."})
     storage: str | None = field(
         default=None,
         metadata={
@@ -220,10 +198,10 @@ class SearchArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("controller", self.controller, CONTROLLERS)
         check_choice("objective", self.objective, ("reward", "pareto"))
         check_choice("reward", self.reward, REWARDS)
-        check_choice("latency_measure", self.latency_measure, ("latency", "throughput"))
         if self.objective == "pareto":
             if self.controller not in PARETO_CONTROLLERS:
                 raise ValueError(
@@ -257,7 +235,7 @@ class SearchArguments:
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
         # checked before anything slow starts
-        _ = (self.epsilon, self.reward_function, self.halving, self.budget, self.budgets, self.latency_benchmark)
+        _ = (self.epsilon, self.reward_function, self.halving, self.budget, self.budgets)
 
     def _check_ignored(self) -> None:
         """Refuse options of one controller that another would ignore."""
@@ -292,16 +270,14 @@ class SearchArguments:
         """
         given = parse_budgets(self.speedup_budgets, self.latency_budgets)
         for one in given or []:
-            if one.speedup and one.speedup < self.budget.speedup:
-                raise ValueError(
-                    f"speedup_budgets={one.speedup:g} is wider than speedup={self.speedup:g}, which every student must "
-                    "meet; leave one of them out."
-                )
-            if one.latency_ms > self.budget.latency_ms and not one.speedup:
-                raise ValueError(
-                    f"latency_budgets={one.latency_ms:g}ms is wider than latency_budget={self.latency_budget}, which "
-                    "every student must meet; leave one of them out."
-                )
+            if one.speedup:
+                is_wider = one.speedup < self.budget.speedup
+                wide, hard = f"speedup_budgets={one.speedup:g}", f"speedup={self.speedup:g}"
+            else:
+                is_wider = one.latency_ms > self.budget.latency_ms
+                wide, hard = f"latency_budgets={one.latency_ms:g}ms", f"latency_budget={self.latency_budget}"
+            if is_wider:
+                raise ValueError(f"{wide} is wider than {hard}, which every student must meet; leave one of them out.")
         return None if given is None else [self.budget.stricter(one) for one in given]
 
     @property
@@ -317,17 +293,4 @@ class SearchArguments:
             alpha=preset.alpha if self.reward_alpha is None else self.reward_alpha,
             beta=preset.beta if self.reward_beta is None else self.reward_beta,
             layers=self.reward_layers or preset.layers,
-        )
-
-    @property
-    def latency_benchmark(self) -> LatencyBenchmark:
-        """Measures latency as these arguments say; ValueError, naming the field, if it cannot."""
-        lengths = parse_lengths(self.latency_lengths) if self.latency_lengths else self.latency_sequence_length
-        return LatencyBenchmark(
-            batch_size=self.latency_batch_size,
-            sequence_length=lengths,
-            threads=self.latency_threads,
-            repeats=self.latency_repeats,
-            device=self.latency_device,
-            throughput=self.latency_measure == "throughput",
         )

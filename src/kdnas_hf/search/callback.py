@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accelerate.utils import gather_object
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging
 
 from ..distillation import StudentPool
@@ -35,6 +35,7 @@ class Reading:
     tokens: int
 
 
+@dataclass(eq=False)
 class NASSearchCallback(TrainerCallback):
     """Reports the progress of each candidate to its trial, and tells the study what was measured.
 
@@ -51,43 +52,30 @@ class NASSearchCallback(TrainerCallback):
         on_result: Called with every trial that has its result, after it is on the disk.
     """
 
-    def __init__(
-        self,
-        study: SearchStudy | None,
-        trials: Mapping[str, Trial],
-        reward: RewardFunction,
-        quality: Quality | None = None,
-        halving: SuccessiveHalving | None = None,
-        on_result: Callable[[Trial], None] | None = None,
-    ) -> None:
-        self.study = study
-        self.trials = dict(trials)
-        self.reward = reward
-        self.quality = quality or HeldoutQuality()
-        self.halving = halving
-        self.on_result = on_result
+    study: SearchStudy | None
+    trials: Mapping[str, Trial]
+    reward: RewardFunction
+    quality: Quality = field(default_factory=HeldoutQuality)
+    halving: SuccessiveHalving | None = None
+    on_result: Callable[[Trial], None] | None = None
+
+    def __post_init__(self) -> None:
         self._evaluated_step = -1
         self._readings: dict[str, Reading] = {}  # of the last evaluation
         self._started = time.monotonic()
 
     # ---- when to evaluate ----
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
         self._started = time.monotonic()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Ask for an evaluation after the last step, and at each rung."""
         control.should_evaluate |= state.global_step in {*self._rungs(state), state.max_steps}
         return control
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Ask for an evaluation, unless this step has just been evaluated."""
         control.should_evaluate = self._evaluated_step != state.global_step
         return control
@@ -99,7 +87,7 @@ class NASSearchCallback(TrainerCallback):
 
     def on_evaluate(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
         control: TrainerControl,
         metrics: dict[str, float] | None = None,
@@ -150,10 +138,7 @@ class NASSearchCallback(TrainerCallback):
 def read_qualities(pool: StudentPool, quality: Quality, tokens: int = 0) -> dict[str, Reading]:
     """Readings of the students that the last evaluation measured, in every process; of those that have a quality.
 
-    Args:
-        pool: The students; those of other processes are asked there.
-        quality: The measure.
-        tokens: Real tokens that they were trained on.
+    Students of other processes are asked there. ``tokens`` are the real ones that they were trained on.
     """
     found = {}
     for name, student in pool.students.items():

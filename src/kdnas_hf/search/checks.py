@@ -9,21 +9,20 @@ from typing import Any
 
 from ..distillation import DistillationTrainingArguments, Required, Teacher
 from ..distillation.pool import required_by
+from ..distillation.student_config import student_config
 from ..export import get_backend, require_runtime
+from ..export.architecture_latencies import costs_of_shapes
 from ..latency import shares_of
-from ..students import KDNASConfig, check_copyable
+from ..students import Architecture, KDNASConfig, check_copyable
 from ..students.vocabulary_trimming import check_trimmable
 from ..utils.dimensions import TeacherDimensions
 from ..utils.run_directory import refuse_other_run
-from .architecture import Architecture
+from ..utils.shared_storage import open_storage
 from .arguments import SearchArguments
 from .configuration import resolve_configuration
-from .controllers import load_hand_list
-from .latencies import costs_of_shapes
+from .controllers.rules_of_thumb import load_hand_list
 from .predicted_budget import PredictedBudget
-from .setting import student_config
 from .space import SearchSpace
-from .storage import open_storage
 
 
 def check_shapes(
@@ -54,14 +53,7 @@ def check_search(
     training_args: DistillationTrainingArguments,
     configuration: Mapping[str, Any] | None = None,
 ) -> Required:
-    """Check what can be checked before any text is read.
-
-    Args:
-        teacher: The teacher.
-        space: The search space.
-        args: Of the search.
-        training_args: Of every distillation.
-        configuration: What else the result depends on; given, the output directory is checked as well.
+    """Check what can be checked before any text is read; given a configuration, the output directory as well.
 
     Returns:
         The teacher outputs that some architecture of the space learns from.

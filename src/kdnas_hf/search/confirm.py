@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from transformers.utils import logging
 
-from ..latency import Latency
-from .architecture import Architecture
-from .budgets import Budget
-from .controllers import posterior
+from ..distillation import teacher_shape
+from ..export.budgets import Budget
+from ..students import Architecture
+from .controllers.bayesian import posterior
 from .mini_kd import MiniKD
-from .result import RANDOM, SEARCH, Confirmation
+from .result import RANDOM, SEARCH, Confirmation, MeasuredShape
 from .rules import Predict, random_architectures, rules_of_thumb
 from .setting import SearchSetting
 from .trial import Trial
@@ -29,16 +29,11 @@ logger = logging.get_logger(__name__)
 FOLDER = "confirmation"
 TIMED_FOR_EACH = 2  # finalists that are timed for each that is distilled: some miss the budget when timed closely
 
-Time = Callable[[Sequence[Architecture]], list[tuple[Latency, Mapping[str, float]]]]
+Time = Callable[[Sequence[Architecture]], list[MeasuredShape]]
 
 
 def finalists(setting: SearchSetting, trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that are worth a confirmation, for each budget the best by the model of what was measured first.
-
-    Args:
-        setting: The search's.
-        trials: Everything measured.
-    """
+    """The trials that are worth a confirmation, for each budget the best by the model of all trials first."""
     # what is chosen by: of several budgets each gets the highest quality
     measured = [replace(one, reward=one.quality) for one in trials] if setting.args.budgets else list(trials)
     believed = posterior(setting.space, measured, setting.training_args.seed)
@@ -56,16 +51,8 @@ def confirm(
 ) -> list[Confirmation]:
     """Time and distill the finalists again, beside what they are compared with; what was done before is not repeated.
 
-    Args:
-        setting: The search's.
-        study: Keeps what was measured, in the main process.
-        mini_kd: Distills.
-        best: The finalists.
-        time: Latencies of architectures, all interleaved, and what their shapes cost; in the main process.
-        predict: Expected latencies of architectures, in the main process; None where nothing was timed.
-
-    Returns:
-        What was measured of each; as the search measured it where no confirmation is asked for.
+    ``time`` and ``predict`` are called in the main process. ``predict`` is None where nothing was timed, and then there
+    are no rules of thumb. Where no confirmation is asked for, the finalists are as the search measured them.
     """
     args = setting.args
     if not args.confirm or not args.confirm_seeds:
@@ -101,26 +88,17 @@ def choose(setting: SearchSetting, confirmed: Sequence[Confirmation], trials: Se
 
     A rule of thumb or a random shape that turns out best is taken as well. Where nothing meets a budget that is timed
     closely, what met it in the search counts.
-
-    Args:
-        setting: The search's.
-        confirmed: What was measured of each.
-        trials: What the search measured.
     """
 
     def able(budget: Budget) -> list[Confirmation]:
         met = {trial.number for trial in trials if budget.met_by(trial)}
-        return _able(confirmed, budget) or [one for one in confirmed if one.trial in met]
+        return [one for one in confirmed if budget.met_by(one)] or [one for one in confirmed if one.trial in met]
 
     if setting.args.budgets is None:
         by_reward = sorted(able(setting.budget), key=lambda one: -setting.reward(one.quality, one.latency))
         return by_reward[: setting.args.top_k]
     best = [max(able(budget), key=lambda one: one.quality, default=None) for budget in setting.args.budgets]
     return list({one.architecture: one for one in best if one is not None}.values())
-
-
-def _able(confirmed: Sequence[Confirmation], budget: Budget) -> list[Confirmation]:
-    return [one for one in confirmed if budget.met_by(one)]
 
 
 def _contestants(
@@ -131,25 +109,22 @@ def _contestants(
     shapes: list[tuple[str, Architecture, int | None]] = [(SEARCH, trial.architecture, trial.number) for trial in best]
     if predict is not None and args.compare:
         level = float(predict([best[0].architecture])[0])
-        rules = rules_of_thumb(setting.space, setting.teacher_shape, predict, level, args.compare)
+        rules = rules_of_thumb(setting.space, teacher_shape(setting.teacher), predict, level, args.compare)
         # a rule that the search found by itself is there a second time: whoever wins, it was a rule
         shapes += [(name, one, None) for name, one in rules.items()]
         without = [architecture for _, architecture, _ in shapes]
         drawn = random_architectures(setting.space, predict, level, args.compare, setting.training_args.seed, without)
         shapes += [(RANDOM, one, None) for one in drawn]
     distinct = list(dict.fromkeys(architecture for _, architecture, _ in shapes))
-    timed = dict(zip(distinct, time(distinct), strict=True))
+    timed = {one.architecture: one for one in time(distinct)}
     all_of_them = [
-        Confirmation(
-            architecture=one, origin=origin, qualities=(), latency=timed[one][0], costs=timed[one][1], trial=number
-        )
-        for origin, one, number in shapes
+        Confirmation(**vars(timed[one]), origin=origin, qualities=(), trial=number) for origin, one, number in shapes
     ]
     kept: list[Confirmation] = []
     for budget in args.budgets or [setting.budget]:
         met = {trial.number for trial in best if budget.met_by(trial)}
         own = [one for one in all_of_them if one.trial in met]
-        able = _able(own, budget)
+        able = [one for one in own if budget.met_by(one)]
         if own and not able:
             logger.warning(f"timed closely, none of the best is {budget}; so what met it in the search counts.")
         kept += [one for one in (able or own)[: args.confirm] if one not in kept]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,7 @@ def distill_chosen(
 ) -> list[DistilledStudent]:
     """Distill architectures on the full corpus, together, and save them; what was done before is not repeated.
 
-    Args:
-        setting: The search's.
-        chosen: The architectures.
-        heldout_texts: Held-out texts, with stored targets if there are any.
-        statistics: The teacher's statistics.
-        tracker: Logs the training.
+    The held-out texts may have stored targets.
 
     Raises:
         SearchError: If no student is left.
@@ -117,7 +113,7 @@ def _save(
         path = STUDENT_FOLDER if rank == 1 else f"{STUDENT_FOLDER}_{rank}"
         # a lone student is in every process
         if name in trainer.pool.models and (trainer.pool.divided or setting.is_main):
-            _save_student(setting, trainer, name, setting.folder / path)
+            replace_directory(setting.folder / path, partial(_save_student, setting, trainer.pool.models[name]))
         measured, layer = trainer.pool.measured[name], "r2_layer_"
         students.append(
             DistilledStudent(
@@ -136,11 +132,6 @@ def _save(
     return students
 
 
-def _save_student(setting: SearchSetting, trainer: DistillationTrainer, name: str, folder: Path) -> None:
-    """A directory of that name is always whole."""
-
-    def save(made: Path) -> None:
-        trainer.pool.models[name].save_pretrained(made)
-        setting.teacher.tokenizer.save_pretrained(made)
-
-    replace_directory(folder, save)
+def _save_student(setting: SearchSetting, model: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    setting.teacher.tokenizer.save_pretrained(folder)

@@ -35,10 +35,6 @@ class SuccessiveHalving:
         return sorted({max(round(rung * max_steps), 1) for rung in self.rungs})
 
     def stopped(self, rewards: Mapping[str, float]) -> set[str]:
-        """The candidates that stop at a rung.
-
-        Args:
-            rewards: Rewards of the candidates that still train, as the rung sees them.
-        """
+        """The candidates that stop at a rung, by the rewards that those who still train have there."""
         best_first = sorted(rewards, key=lambda name: -rewards[name])
         return set(best_first[math.ceil(self.keep * len(best_first)) :])

@@ -19,9 +19,9 @@ from ..distillation.samples import estimate_statistics
 from ..distillation.stored_targets import reason_against_storing, store_if_it_pays
 from ..distillation.targets import Targets
 from ..distillation.teacher_outputs import Required
+from ..students import Architecture
 from ..utils.atomic_files import write_atomically
 from ..utils.memory import is_out_of_memory
-from .architecture import Architecture
 from .callback import NASSearchCallback, Reading, read_qualities
 from .setting import SearchSetting
 from .trial import OUT_OF_MEMORY
@@ -34,14 +34,11 @@ STATISTICS_FILE = "teacher_statistics.safetensors"
 class MiniKD:
     """Distills pools of students alike: the same texts in the same order, from targets that are made once.
 
-    Args:
-        setting: The search's.
-        required: The teacher outputs that some architecture of the space learns from.
+    ``required`` are the teacher outputs that some architecture of the space learns from.
     """
 
     def __init__(self, setting: SearchSetting, required: Required) -> None:
-        self.setting = setting
-        self.required = required
+        self.setting, self.required = setting, required
         self.train_texts: Any = setting.proxy_dataset
         self.heldout_texts: Any = setting.heldout_dataset
         self.statistics: HiddenStateStatistics | None = None
@@ -49,11 +46,7 @@ class MiniKD:
     # ---- what all pools share ----
 
     def check(self) -> None:
-        """Refuse a cache of targets that was asked for and has no room.
-
-        Raises:
-            ValueError: If it has none.
-        """
+        """Refuse a cache of targets that was asked for and has no room: ValueError."""
         setting = self.setting
         if setting.training_args.cache_teacher_states != "true":
             return
@@ -67,12 +60,8 @@ class MiniKD:
     def _storable(self) -> bool:
         return all(LOSSES[name].storable for name in self.setting.training_args.loss_weights)
 
-    def prepare(self, store: bool = True) -> None:
-        """Store the targets of proxy set and held-out texts, if that pays, and estimate the teacher's statistics.
-
-        Args:
-            store: Whether mini-KDs are still to be made.
-        """
+    def prepare(self, store: bool) -> None:
+        """Store the targets of both texts if asked to and if that pays, and estimate the teacher's statistics."""
         setting, search = self.setting, self.setting.args
         setting.teacher.to(setting.training_args.device)
         pools = math.ceil(search.candidates_per_episode / (search.pool_size or search.candidates_per_episode))
@@ -123,11 +112,7 @@ class MiniKD:
         self._clean_up(folder)
 
     def measure(self, architectures: Mapping[str, Architecture], folder: Path, seed: int) -> dict[str, Reading]:
-        """Distill architectures with another seed.
-
-        Returns:
-            Readings of those that neither diverged nor ran out of memory.
-        """
+        """Distill architectures with another seed; readings of those that neither diverged nor ran out of memory."""
         trainer = self._trainer(architectures, folder, seed, [])
         train_or_resume(trainer)
         trainer.evaluate()
@@ -137,11 +122,7 @@ class MiniKD:
         return found
 
     def _trainer(
-        self,
-        architectures: Mapping[str, Architecture],
-        folder: Path,
-        seed: int,
-        callbacks: Sequence[TrainerCallback],
+        self, architectures: Mapping[str, Architecture], folder: Path, seed: int, callbacks: Sequence[TrainerCallback]
     ) -> DistillationTrainer:
         setting = self.setting
         args = setting.arguments(

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..export.budgets import Budget, written
+from ..export.latency_model import LatencyModel, work_of
 from ..latency import Latency
-from .budgets import Budget, written
+from ..students import Architecture
 from .controllers.bayesian import ArchitectureFeatures
-from .latency_model import LatencyModel, work_of
-from .space import Architecture, SearchSpace
+from .space import SearchSpace
 
 SPREAD, NEAR = 16, 8  # shapes that are timed: first spread over the space, then near the budget
 
@@ -24,11 +25,8 @@ class PredictedBudget:
     Costs of a shape are known. Latency is regressed on shapes that are timed first; what misses its limit by no more
     than the regression errs (`LatencyModel.margin`) is admitted, so that few are lost. Memory is not predicted.
 
-    Args:
-        space: The search space.
-        budget: The budget.
-        shape_costs: Gives what shapes cost, by the names of the budget's limits.
-        measure: Times architectures; None where only shapes are looked at.
+    ``shape_costs`` gives what shapes cost, by the names of the budget's limits; ``measure`` times architectures, and is
+    None where only shapes are looked at.
 
     Raises:
         ValueError: If every shape costs too much.
@@ -113,10 +111,15 @@ class PredictedBudget:
         return [{"architecture": one.as_dict(), "latency": [*astuple(timed[i])]} for i, one in enumerate(shapes)]
 
     def _regress(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        timed = {Architecture(**row["architecture"]): Latency(*row["latency"]) for row in rows}
+        timed = read_design(rows)
         # if the machine became slower between the rounds, the teacher did too
         self._teacher_ms = float(np.median([latency.teacher_ms for latency in timed.values()]))
         self.model = LatencyModel.fit({one: self._teacher_ms / latency.speedup for one, latency in timed.items()})
+
+
+def read_design(rows: Sequence[Mapping[str, Any]]) -> dict[Architecture, Latency]:
+    """The latencies that `PredictedBudget.time` returned."""
+    return {Architecture(**row["architecture"]): Latency(*row["latency"]) for row in rows}
 
 
 def _spread(shapes: Sequence[Architecture], points: np.ndarray) -> list[Architecture]:

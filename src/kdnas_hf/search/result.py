@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..latency import Latency
-from .architecture import Architecture
+from ..students import Architecture
 from .trial import Trial
 
 RESULTS_FILE = "distillation.json"  # the distilled students of a run
@@ -62,11 +62,10 @@ class Confirmation(MeasuredShape):
     @classmethod
     def of(cls, trial: Trial) -> Self:
         """A complete trial as the search read it, with one seed."""
-        shape, latency, costs, quality = trial.architecture, trial.latency, trial.costs, trial.quality
-        assert latency is not None
-        assert quality is not None
-        read = (quality,)
-        return cls(architecture=shape, latency=latency, costs=costs, origin=SEARCH, qualities=read, trial=trial.number)
+        assert trial.latency is not None
+        assert trial.quality is not None
+        shape: dict[str, Any] = {"architecture": trial.architecture, "latency": trial.latency, "costs": trial.costs}
+        return cls(**shape, origin=SEARCH, qualities=(trial.quality,), trial=trial.number)
 
     @property
     def quality(self) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .architecture import Architecture
+from ..students import Architecture
 from .controllers.rules_of_thumb import evenly_spaced
 from .space import SearchSpace
 
@@ -29,14 +29,7 @@ def rules_of_thumb(
     then narrower and deeper students, with feed-forward blocks of four times their width, as TinyBERT and MiniLM are.
     Where the space has teacher layers to keep, a student of the teacher's width is there twice: with layers at even
     spacing that end at the last one, as is usual, and with those that it keeps where nobody chooses them. They need not
-    be members of the space.
-
-    Args:
-        space: The search space.
-        teacher: The teacher's shape.
-        predict: Latencies of architectures.
-        latency: What they may take, in the unit of ``predict``.
-        count: How many at most.
+    be members of the space. ``latency`` is in the unit of ``predict``; there are at most ``count``.
     """
     found: dict[str, Architecture] = {}
     for name, candidates in _rules(teacher):
@@ -59,30 +52,19 @@ def _rules(teacher: Architecture) -> Iterator[tuple[str, list[Architecture]]]:
     step = max(inner // NEURON_STEPS, 1)
     sizes = range(-(-width // step) * step, inner + 1, step)
     for depth in range(teacher.num_hidden_layers - 1, 0, -1):
-        yield (
-            f"teacher's width, {depth} layer(s)",
-            [Architecture(depth, width // head, width, size, activation) for size in sizes],
-        )
+        wide = [Architecture(depth, width // head, width, size, activation) for size in sizes]
+        yield f"teacher's width, {depth} layer(s)", wide
     for depth in NARROW_DEPTHS:
-        narrow = range(head, width, head)
-        yield (
-            f"narrower, {depth} layers",
-            [Architecture(depth, size // head, size, 4 * size, activation) for size in narrow],
-        )
+        narrow = [Architecture(depth, size // head, size, 4 * size, activation) for size in range(head, width, head)]
+        yield f"narrower, {depth} layers", narrow
 
 
 def random_architectures(
     space: SearchSpace, predict: Predict, latency: float, count: int, seed: int, without: Sequence[Architecture] = ()
 ) -> list[Architecture]:
-    """Random members of the space that are expected to be as fast as that; the nearest where there are too few.
+    """Random members of the space that are expected to be as fast as ``latency``, in the unit of ``predict``.
 
-    Args:
-        space: The search space.
-        predict: Latencies of architectures.
-        latency: In the unit of ``predict``.
-        count: How many.
-        seed: What they are drawn by.
-        without: What is not drawn.
+    Where there are fewer than ``count``, they are the nearest; those of ``without`` are not drawn.
     """
     drawn = [one for one in space.sample(random.Random(seed), DRAWN) if one not in without]
     if not drawn:

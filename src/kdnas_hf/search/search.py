@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import reduce
 from typing import Any, TypeVar
 
 import datasets
@@ -15,17 +15,19 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..data.batching import digest_of_texts, text_lengths
-from ..distillation import DistillationTrainingArguments, Teacher
+from ..distillation import DistillationTrainingArguments, Teacher, teacher_shape
+from ..export.budgets import Budget
 from ..latency import LatencyBenchmark
+from ..students import Architecture
 from ..utils.run_directory import check_writable, disk_full_reason, refuse_other_run, settle_configuration, settled
-from .architecture import Architecture
 from .arguments import SearchArguments
-from .budgets import Budget
 from .callback import NASSearchCallback
 from .checks import check_length, check_search, example_of
 from .configuration import resolve_configuration
 from .confirm import choose, confirm, finalists
-from .controllers import ArchitectureSampler, load_hand_list, make_controller
+from .controllers import make_controller
+from .controllers.base import ArchitectureSampler
+from .controllers.rules_of_thumb import load_hand_list
 from .full_distillation import SearchError, clean_up, distill_chosen, distilled_before, read_log
 from .mini_kd import MiniKD
 from .report import write_report
@@ -93,11 +95,9 @@ class ArchitectureSearch:
         callbacks: Sequence[TrainerCallback] = (),
         configuration: Mapping[str, Any] | None = None,
     ) -> None:
-        budget = args.budget
-        for one in constraints:
-            budget = budget.stricter(one) if isinstance(one, Budget) else budget
-        required = check_search(teacher, space, args, training_args)
+        budget = reduce(Budget.stricter, [one for one in constraints if isinstance(one, Budget)], args.budget)
         predicates = [one for one in constraints if not isinstance(one, Budget)]
+        required = check_search(teacher, space, args, training_args)
         self.setting = SearchSetting(
             teacher,
             space,
@@ -112,8 +112,8 @@ class ArchitectureSearch:
             list(callbacks),
         )
         self.controller = controller
-        self.is_main = self.setting.is_main
-        self.folder = self.setting.folder
+        self.is_main, self.folder = self.setting.is_main, self.setting.folder
+        self._study: SearchStudy | None = None
         report_to = training_args.report_to if self.is_main and isinstance(training_args.report_to, list) else []
         self.tracker = SearchTracker(report_to, self.folder, budget)
         self.timing = ShapeTiming(self.setting, latency_benchmark or args.latency_benchmark, predicates)
@@ -148,8 +148,8 @@ class ArchitectureSearch:
             SearchError: If no architecture meets the constraints, or the disk is full.
         """
         try:
-            with self._open_study() as study:
-                return self._run(study)
+            with self._open_study():
+                return self._run()
         except Exception as error:
             reason = disk_full_reason(error)
             if reason is None:
@@ -159,25 +159,28 @@ class ArchitectureSearch:
                 "Free some space and start the same search again: it goes on where it was."
             ) from error
 
-    def _run(self, study: SearchStudy | None) -> SearchResult:
+    @property
+    def study(self) -> SearchStudy:
+        """The study while the search runs; the main process alone has it."""
+        assert self._study is not None
+        return self._study
+
+    def _run(self) -> SearchResult:
         setting, started = self.setting, time.monotonic()
-        everywhere = setting.on_main(study)
+        everywhere = setting.on_main(self._study)
         setting.wait()  # nobody goes on before the directory is settled
-        if study is not None:
-            self.timing.look_at_budgets(study)
-            self.tracker.begin(self.configuration, study.trials())
-        self.mini_kd.prepare(store=setting.from_main(lambda: self._anything_to_train(study)))
-        self._search(study)
+        if self.is_main:
+            self.timing.look_at_budgets(self.study)
+            self.tracker.begin(self.configuration, self.study.trials())
+        self.mini_kd.prepare(store=setting.from_main(self._anything_to_train))
+        self._search()
         confirmations: list[Confirmation] = []
         students = []
-        if self._when_ready(lambda: study.acquire(ENDING) if study is not None else None):
-            confirmations = self._confirm(study)
-            chosen = setting.from_main(
-                lambda: choose(setting, confirmations, study.trials()) if study is not None else []
-            )
-            students = distill_chosen(
-                setting, chosen, self.mini_kd.heldout_texts, self.mini_kd.statistics, self.tracker
-            )
+        if self._when_ready(lambda: self.study.acquire(ENDING)):
+            confirmations = self._confirm()
+            chosen = setting.from_main(lambda: choose(setting, confirmations, self.study.trials()))
+            texts, statistics = self.mini_kd.heldout_texts, self.mini_kd.statistics
+            students = distill_chosen(setting, chosen, texts, statistics, self.tracker)
             everywhere.finish(ENDING)
         else:
             holder = everywhere.holder(ENDING)
@@ -192,25 +195,18 @@ class ArchitectureSearch:
             cost=setting.cost.seconds,
             log_history=read_log(self.folder),
         )
-        if study is not None:
+        if self.is_main:
             setting.cost.add("total", time.monotonic() - started)
             if setting.args.storage is not None:
-                setting.cost.add("storage", study.storage_seconds)
-            write_report(
-                result,
-                setting.args,
-                setting.teacher.name,
-                str(setting.reward),
-                setting.space.size,
-                setting.quality.label,
-            )
+                setting.cost.add("storage", self.study.storage_seconds)
+            self._write_report(result)
         return result
 
     @contextmanager
-    def _open_study(self) -> Iterator[SearchStudy | None]:
-        """The study of the run directory, or that of all workers, while no other process searches there."""
+    def _open_study(self) -> Iterator[None]:
+        """Have the study of the run directory, or that of all workers, while no other process searches there."""
         if not self.is_main:
-            yield None
+            yield
             return
         args = self.setting.args
         check_writable(self.folder)
@@ -226,7 +222,7 @@ class ArchitectureSearch:
             earlier = None
             if args.warm_start is not None:
                 earlier = read_warm_start(args.warm_start, self.setting.space, self.configuration)
-            study = SearchStudy(
+            study = self._study = SearchStudy(
                 self.folder,
                 self._controller(),
                 settled(self.configuration),
@@ -242,8 +238,9 @@ class ArchitectureSearch:
                 settle_configuration(self.folder, self.configuration, resume=args.resume)
                 if earlier:
                     study.add(earlier)
-                yield study
+                yield
             finally:
+                self._study = None
                 self.tracker.end()
                 study.close()
 
@@ -257,20 +254,20 @@ class ArchitectureSearch:
             setting.args.candidates_per_episode,
             seed=setting.training_args.seed,
             epsilon=setting.args.epsilon,
-            teacher=setting.teacher_shape,
+            teacher=teacher_shape(setting.teacher),
             hand=load_hand_list(setting.args.hand, setting.space) if setting.args.hand else (),
         )
 
     # ---- ask, filter by budget, measure, tell ----
 
-    def _search(self, study: SearchStudy | None) -> None:
+    def _search(self) -> None:
         setting = self.setting
-        with self._progress(study) as progress:
-            while pool := self._when_ready(lambda: self._ask(study)):
-                trials = setting.from_main(partial(self._worth_training, study, pool))
+        with self._progress() as progress:
+            while pool := self._when_ready(self._ask):
+                trials = setting.on_main(self.timing).time(self._study, pool)
                 if trials:
                     callback = NASSearchCallback(
-                        study,
+                        self._study,
                         {trial.name: trial for trial in trials},
                         setting.reward,
                         setting.quality,
@@ -281,42 +278,41 @@ class ArchitectureSearch:
                     folder = self.folder / "episodes" / f"{trials[0].episode:03d}-{span}"
                     with setting.cost.clock("mini_kd"):
                         self.mini_kd.search({one.name: one.architecture for one in trials}, folder, callback)
-                if study is not None:
-                    progress.update(len(study.trials()) - progress.n)  # other workers' results, too
-        if study is not None and len(study.machines()) > 1:
+                if self.is_main:
+                    progress.update(len(self.study.trials()) - progress.n)  # other workers' results, too
+        if self.is_main and len(machines := self.study.machines()) > 1:
             logger.warning(
                 "latencies of this study were measured on different machines; speed-ups are comparable where the "
-                f"machines are: {'; '.join(sorted(study.machines()))}"
+                f"machines are: {'; '.join(sorted(machines))}"
             )
 
-    def _ask(self, study: SearchStudy | None) -> list[Trial] | None:
+    def _ask(self) -> list[Trial] | None:
         """The pool to train next; empty at the end, None while other workers have what is left."""
-        if study is None:
-            return None
         args = self.setting.args
-        return study.ask(
-            args.pool_size or args.candidates_per_episode, 0 if self._has_enough(study) else args.num_episodes
-        )
+        episodes = 0 if self._has_enough() else args.num_episodes
+        return self.study.ask(args.pool_size or args.candidates_per_episode, episodes)
 
-    def _worth_training(self, study: SearchStudy | None, pool: Sequence[Trial]) -> list[Trial]:
-        return [] if study is None else self.timing.time(study, pool)
-
-    def _has_enough(self, study: SearchStudy) -> bool:
+    def _has_enough(self) -> bool:
         """Whether a limit of the search is reached, other than its episodes."""
         args, spent = self.setting.args, sum(self.setting.cost.seconds.values())
         if args.max_hours is not None and spent > 3600 * args.max_hours:
             logger.info(f"max_hours={args.max_hours:g} are spent; the search ends with what it has.")
             return True
-        promise = study.sampler.promise(study.study, len(study.study.trials)) if args.min_improvement else None
+        study, sampler = self.study.study, self.study.sampler
+        promise = sampler.promise(study, len(study.trials)) if args.min_improvement else None
         if promise is not None and promise < args.min_improvement:
             logger.info(f"the next candidate is expected to improve the best reward by {promise:.2%}: enough.")
             return True
         return False
 
-    def _anything_to_train(self, study: SearchStudy | None) -> bool:
+    @property
+    def _planned(self) -> int:
+        """Architectures that are measured if nothing ends the search before."""
         args = self.setting.args
-        planned = min(args.num_episodes * args.candidates_per_episode, self.setting.space.size)
-        return study is not None and (len(study.trials()) < planned or not distilled_before(self.folder))
+        return min(args.num_episodes * args.candidates_per_episode, self.setting.space.size)
+
+    def _anything_to_train(self) -> bool:
+        return len(self.study.trials()) < self._planned or not distilled_before(self.folder)
 
     def _when_ready(self, ask: Callable[[], T | None]) -> T:
         """What the main process gets from the study, once other workers are ready; in every process."""
@@ -330,29 +326,38 @@ class ArchitectureSearch:
 
     # ---- the end ----
 
-    def _confirm(self, study: SearchStudy | None) -> list[Confirmation]:
+    def _confirm(self) -> list[Confirmation]:
         """The best once more, beside rules of thumb and random shapes."""
         setting = self.setting
-        best = setting.from_main(lambda: finalists(setting, study.trials()) if study is not None else None)
+        best = setting.from_main(lambda: finalists(setting, self.study.trials()))
         if not best:
             widest = (setting.args.budgets or [setting.budget])[0]
             raise SearchError(
                 f"none of the measured architectures meets the budget: {str(widest) or 'any latency'} (or all of them "
                 "diverged); allow smaller shapes in the search space, or a smaller speedup or a larger latency_budget."
             )
-        predict = None if study is None else self.timing.latency_model(study)
-        return confirm(setting, setting.on_main(study), self.mini_kd, best, self.timing.time_closely, predict)
+        predict = self.timing.latency_model(self.study) if self.is_main else None
+        return confirm(setting, setting.on_main(self._study), self.mini_kd, best, self.timing.time_closely, predict)
 
     # ---- what is seen of it ----
 
-    def _progress(self, study: SearchStudy | None) -> tqdm:
-        args = self.setting.args
+    def _write_report(self, result: SearchResult) -> None:
+        write_report(
+            result,
+            self.setting.args,
+            teacher=self.setting.teacher.name,
+            reward=str(self.setting.reward),
+            space_size=self.setting.space.size,
+            label=self.setting.quality.label,
+        )
+
+    def _progress(self) -> tqdm:
         return tqdm(
-            total=min(args.num_episodes * args.candidates_per_episode, self.setting.space.size),
+            total=self._planned,
             desc="search",
             unit="architecture",
-            initial=0 if study is None else len(study.trials()),
-            disable=self.setting.training_args.disable_tqdm or study is None,
+            initial=len(self.study.trials()) if self.is_main else 0,
+            disable=self.setting.training_args.disable_tqdm or not self.is_main,
         )
 
     def _announce(self, trial: Trial, progress: tqdm) -> None:
@@ -362,9 +367,8 @@ class ArchitectureSearch:
         best = self.tracker.best
         if best is not None:
             progress.set_postfix_str(f"best: {best.architecture}, reward {best.reward:.3f}, {best.speedup:.1f}x")
-        figures = trial.failure or (
-            f"{self.setting.quality.label} {trial.quality:.3f}  loss {trial.loss:.3f}  reward {trial.reward:.3f}"
-        )
+        label = self.setting.quality.label
+        figures = trial.failure or f"{label} {trial.quality:.3f}  loss {trial.loss:.3f}  reward {trial.reward:.3f}"
         stopped = "  (stopped early)" if trial.state == STOPPED else ""
         assert trial.latency is not None
         logger.info(

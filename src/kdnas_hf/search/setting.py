@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,64 +13,21 @@ from transformers import TrainerCallback
 
 from ..distillation import DistillationTrainingArguments, Teacher
 from ..distillation.stored_targets import CACHE_FOLDER
-from ..students import KDNASConfig
-from ..utils.atomic_files import write_atomically
+from ..distillation.student_config import student_config
+from ..export.budgets import Budget
+from ..students import Architecture, KDNASConfig
 from ..utils.processes import OnMain
-from .architecture import Architecture
+from ..utils.stage_times import StageTimes
 from .arguments import SearchArguments
-from .budgets import Budget
 from .reward import Quality, RewardFunction
 from .space import SearchSpace
 
 COST_FILE = "cost.json"
 
 
-class Cost:
-    """Wall-clock seconds by stage, over all starts of a run; kept in its directory.
-
-    Args:
-        path: The file.
-        is_main: Whether this process writes it.
-    """
-
-    def __init__(self, path: Path, is_main: bool) -> None:
-        self.path = path
-        self.is_main = is_main
-        self.seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-    @contextmanager
-    def clock(self, stage: str) -> Iterator[None]:
-        """Count the time that is spent inside."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.add(stage, time.monotonic() - started)
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Count some seconds."""
-        if self.is_main:
-            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 1)
-            write_atomically(self.path, json.dumps(self.seconds, indent=2))
-
-
 @dataclass
 class SearchSetting:
-    """The teacher, the texts, and what is asked of a search.
-
-    Attributes:
-        teacher: The teacher.
-        space: The search space.
-        train_dataset: The full corpus as ``input_ids``.
-        proxy_dataset: The part of it that candidates are distilled on.
-        heldout_dataset: Text that no student is trained on.
-        args: Arguments of the search.
-        training_args: Arguments of every distillation; ``output_dir`` is the run directory.
-        reward: What a quality is worth at a latency.
-        quality: The measure that everything else is decided by.
-        budget: The hard constraint.
-        callbacks: For every trainer.
-    """
+    """What `ArchitectureSearch` was given, and what it made of that: reward, quality, and the hard budget."""
 
     teacher: Teacher
     space: SearchSpace
@@ -88,7 +42,7 @@ class SearchSetting:
     callbacks: Sequence[TrainerCallback] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.cost = Cost(self.folder / COST_FILE, self.is_main)
+        self.cost = StageTimes(self.folder / COST_FILE, self.is_main)
 
     @property
     def folder(self) -> Path:
@@ -112,11 +66,6 @@ class SearchSetting:
         """Let no process go on before all are here."""
         self.from_main(lambda: None)
 
-    @property
-    def teacher_shape(self) -> Architecture:
-        """The teacher's own shape."""
-        return teacher_shape(self.teacher)
-
     def student_config(self, architecture: Architecture) -> KDNASConfig:
         """Configuration of a student of the teacher."""
         return student_config(self.teacher, architecture)
@@ -131,29 +80,3 @@ class SearchSetting:
         for name, value in changes.items():
             setattr(args, name, value)
         return args
-
-
-def student_config(teacher: Teacher, architecture: Architecture) -> KDNASConfig:
-    """Configuration of a student of a teacher: its shape, the teacher's vocabulary and special tokens."""
-    tokenizer = teacher.tokenizer
-    return architecture.to_config(
-        vocab_size=teacher.embeddings.vocab_size,
-        pad_token_id=tokenizer.pad_token_id,
-        # what layers compute that are copied from the teacher's
-        layer_norm_eps=getattr(teacher.model.config, "layer_norm_eps", 1e-5),
-        position_padding_idx=None if tokenizer.pad_token_id <= 1 else 1,
-        bos_token_id=tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id,
-        eos_token_id=tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id,
-    )
-
-
-def teacher_shape(teacher: Teacher) -> Architecture:
-    """The teacher's own shape."""
-    config = teacher.model.config
-    return Architecture(
-        num_hidden_layers=teacher.dimensions.num_layers,
-        num_attention_heads=config.num_attention_heads,
-        hidden_size=teacher.dimensions.hidden_size,
-        intermediate_size=config.intermediate_size,
-        hidden_act=config.hidden_act,
-    )

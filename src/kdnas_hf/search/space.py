@@ -12,11 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import yaml
 from transformers.activations import ACT2FN
 
+from ..students.architecture import CHOICES, PER_LAYER_FIELDS, Architecture, count_encoder_parameters, field_of
 from ..utils.choices import nearest
-from .architecture import CHOICES, PER_LAYER_FIELDS, Architecture, count_encoder_parameters, field_of
+from ..utils.yaml_files import read_yaml
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
 MAX_ENUMERATED = 100_000
@@ -305,14 +305,6 @@ class SearchSpace:
         if not isinstance(values, dict):
             raise ValueError(f"{path} must map choices to lists, as 'hidden_size: [192, 288]'.")
         return cls.from_dict(values, source=str(path))
-
-
-def read_yaml(path: Path) -> Any:
-    """What a YAML file says; ValueError, in one line, where it is none."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _check_choice(name: str, value: object) -> None:

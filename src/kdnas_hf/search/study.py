@@ -17,14 +17,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from transformers.utils import logging
 
+from ..export.budgets import UNLIMITED, Budget, costs_of
 from ..latency import Latency
+from ..students import Architecture
 from ..utils.json_lines import JsonLines
+from ..utils.leases import ALONE, Leases, keep_worker, worker_of
 from ..utils.run_directory import configuration_differences
-from .architecture import Architecture
-from .budgets import UNLIMITED, Budget, costs_of
-from .controllers import ArchitectureSampler, architecture_of, distributions
-from .leases import ALONE, Leases, keep_worker, worker_of
-from .storage import CLOCK, open_file, open_storage, public_storage
+from ..utils.shared_storage import CLOCK, open_file, open_storage, public_storage
+from .controllers.base import ArchitectureSampler, architecture_of, distributions
 from .trial import COMPLETE, FAILED, RUNNING, STOPPED, Trial
 
 logger = logging.get_logger(__name__)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from transformers.utils import logging
 
-from ..latency import DeviceFingerprint, Latency, LatencyBenchmark
-from .architecture import Architecture
-from .latencies import ArchitectureLatencies
-from .latency_model import LatencyModel
-from .predicted_budget import PredictedBudget
+from ..export.architecture_latencies import ArchitectureLatencies
+from ..export.latency_model import LatencyModel
+from ..latency import DeviceFingerprint, LatencyBenchmark
+from ..students import Architecture
+from .predicted_budget import PredictedBudget, read_design
+from .result import MeasuredShape
 from .setting import SearchSetting
 from .study import SearchStudy
 from .trial import FAILED, TOO_SLOW, Trial
@@ -27,10 +28,7 @@ MORE_CALLS = 3  # of a confirmation, times those of the search
 class ShapeTiming:
     """Times architectures beside the teacher, and lets nothing be trained that misses the hard budget.
 
-    Args:
-        setting: The search's.
-        benchmark: Measures latency.
-        predicates: Say of an architecture whether it may be proposed.
+    An architecture may be proposed if all of the ``predicates`` are true of it.
     """
 
     def __init__(
@@ -39,10 +37,9 @@ class ShapeTiming:
         benchmark: LatencyBenchmark,
         predicates: Sequence[Callable[[Architecture], bool]] = (),
     ) -> None:
-        self.setting = setting
-        self.predicates = predicates
+        self.setting, self.predicates = setting, predicates
         self.latencies = ArchitectureLatencies(
-            setting.teacher, setting.student_config, benchmark, setting.args.latency_backend
+            setting.teacher.model, setting.student_config, benchmark, setting.args.latency_backend
         )
 
     def look_at_budgets(self, study: SearchStudy) -> None:
@@ -93,16 +90,17 @@ class ShapeTiming:
 
     def latency_model(self, study: SearchStudy) -> LatencyModel | None:
         """Predicts latencies as shares of the teacher's, from all that was timed."""
-        rows = study.remembered(DESIGN) or []
-        timed = {Architecture(**row["architecture"]): Latency(*row["latency"]) for row in rows}
+        timed = read_design(study.remembered(DESIGN) or [])
         timed |= {trial.architecture: trial.latency for trial in study.trials() if trial.latency is not None}
-        return (
-            LatencyModel.fit({one: 1 / latency.speedup for one, latency in timed.items()}) if len(timed) > 1 else None
-        )
+        shares = {one: 1 / latency.speedup for one, latency in timed.items()}
+        return LatencyModel.fit(shares) if len(shares) > 1 else None
 
-    def time_closely(self, shapes: Sequence[Architecture]) -> list[tuple[Latency, Mapping[str, float]]]:
-        """Latencies with more calls, all interleaved, and what the shapes cost."""
+    def time_closely(self, shapes: Sequence[Architecture]) -> list[MeasuredShape]:
+        """Shapes with their costs, and latencies of more calls, all interleaved."""
         with self.setting.cost.clock("confirmation"):
             repeats = MORE_CALLS * self.setting.args.latency_repeats
             latencies = self.latencies.measure(dict(enumerate(shapes)), repeats=repeats)
-            return [(latencies[number], self.costs(one)) for number, one in enumerate(shapes)]
+            return [
+                MeasuredShape(architecture=one, latency=latencies[number], costs=self.costs(one))
+                for number, one in enumerate(shapes)
+            ]

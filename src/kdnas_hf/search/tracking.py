@@ -11,7 +11,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from transformers import TrainerCallback
 from transformers.utils import flatten_dict, logging
 
-from .budgets import Budget
+from ..export.budgets import Budget
 from .trial import Trial
 
 logger = logging.get_logger(__name__)

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from ..latency import Latency
-from .architecture import Architecture
+from ..students import Architecture
+from ..utils.json_lines import JsonRecord
 
 RUNNING, COMPLETE, STOPPED, FAILED = "running", "complete", "stopped", "failed"
 
@@ -20,7 +21,7 @@ KILLED = "killed"  # its worker gave no sign of life; says nothing of the archit
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(JsonRecord):
     """An architecture that was chosen, and what is known of it so far.
 
     A trial is a view of one of Optuna's (`SearchStudy.trials`), and is written nowhere else but for readers: each is a
@@ -84,18 +85,9 @@ class Trial:
         return json.dumps(values, allow_nan=False)
 
     @classmethod
-    def from_json(cls, line: str) -> Self:
-        """Read a line that `to_json` wrote.
-
-        Raises:
-            ValueError: If it is none.
-        """
-        try:
-            values = json.loads(line)
-            del values["speedup"]
-            values["architecture"] = Architecture(**values["architecture"])
-            values["latency"] = None if values["latency"] is None else Latency(**values["latency"])
-            values["readings"] = {int(step): quality for step, quality in values["readings"].items()}
-            return cls(**values)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a line of {cls.__name__}: {error}") from error
+    def _from_values(cls, values: dict[str, Any]) -> Self:
+        del values["speedup"]
+        values["architecture"] = Architecture(**values["architecture"])
+        values["latency"] = None if values["latency"] is None else Latency(**values["latency"])
+        values["readings"] = {int(step): quality for step, quality in values["readings"].items()}
+        return cls(**values)

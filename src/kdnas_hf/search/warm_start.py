@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers.utils import logging
 
+from ..latency import LatencyArguments
 from ..utils.json_lines import JsonLines
 from ..utils.run_directory import CONFIGURATION_FILE, configuration_differences
 from .space import SearchSpace
@@ -18,11 +20,8 @@ from .trial import DIVERGED, Trial
 logger = logging.get_logger(__name__)
 
 # of the search, what a trial's result depends on; not who chose it, among which, and what was done with the best
-MEASURED = (
-    "mini_kd_epochs", "quality", "reward_alpha", "reward_beta", "reward_layers", "latency_backend",
-    "latency_batch_size", "latency_sequence_length", "latency_lengths", "latency_threads", "latency_device",
-    "latency_measure",
-)  # fmt: skip
+LATENCY = [field.name for field in fields(LatencyArguments) if field.name != "latency_repeats"]
+MEASURED = ("mini_kd_epochs", "quality", "reward_alpha", "reward_beta", "reward_layers", *LATENCY)
 TRAINING_MAY_DIFFER = ("seed", "data_seed", "num_train_epochs", "max_steps")
 
 

@@ -1,5 +1,6 @@
 """What a student is: configuration, models, and how one starts from its teacher's embeddings and layers."""
 
+from .architecture import Architecture, StudentArguments
 from .auto import register_auto_classes
 from .configuration_kdnas import KDNASConfig
 from .embedding_factorisation import FactorisedEmbeddings, factorise_embeddings
@@ -32,6 +33,7 @@ register_auto_classes()
 __all__ = [
     "COPIED_MODEL_TYPES",
     "PARTS",
+    "Architecture",
     "FactorisedEmbeddings",
     "InheritedWordEmbeddings",
     "KDNASConfig",
@@ -43,6 +45,7 @@ __all__ = [
     "KDNASPreTrainedModel",
     "OccurringWordEmbeddings",
     "Start",
+    "StudentArguments",
     "TeacherEmbeddings",
     "TrimmedVocabulary",
     "UnseenText",

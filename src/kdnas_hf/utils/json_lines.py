@@ -33,7 +33,7 @@ class JsonRecord:
         """
         try:
             return cls._from_values(json.loads(line))
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a line of {cls.__name__}: {error}") from error
 
     @classmethod

@@ -2,28 +2,17 @@
 
 from collections.abc import Sequence
 
+from ...students import Architecture
 from ...utils.choices import check_choice
-from ..space import Architecture, SearchSpace
-from .base import EPISODE, FAILURE, REWARD, ArchitectureSampler, architecture_of, distributions
-from .bayesian import BayesianSampler, posterior
+from ..space import SearchSpace
+from .base import ArchitectureSampler
+from .bayesian import BayesianSampler
 from .lstm import EpsilonSchedule, LSTMSampler
 from .optuna_samplers import OptunaSampler
-from .rules_of_thumb import ListSampler, depth_rule, evenly_spaced, load_hand_list
+from .rules_of_thumb import ListSampler, depth_rule
 
 CONTROLLERS = ("bayesian", "lstm", "tpe", "gp", "nsga2", "random", "depth", "hand")
 PARETO_CONTROLLERS = tuple(name for name in CONTROLLERS if name != "lstm")  # those that can be after two objectives
-
-__all__ = [
-    "CONTROLLERS",
-    "EPISODE",
-    "FAILURE",
-    "PARETO_CONTROLLERS",
-    "REWARD",
-    "ArchitectureSampler",
-    "EpsilonSchedule",
-]
-__all__ += ["LSTMSampler", "architecture_of", "depth_rule", "distributions", "evenly_spaced", "load_hand_list"]
-__all__ += ["make_controller", "posterior"]
 
 
 def make_controller(

@@ -15,8 +15,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from ...students import Architecture
 from ...utils.random_state import seed_of
-from ..space import Architecture, SearchSpace
+from ..space import SearchSpace
 from ..trial import DIVERGED, OUT_OF_MEMORY, TOO_SLOW
 
 # user attributes of a trial; its reward where its value is something else: stopped early, or of two objectives

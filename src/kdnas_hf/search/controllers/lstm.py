@@ -9,9 +9,9 @@ import optuna
 import torch
 from torch import nn
 
+from ...students.architecture import Architecture, field_of
 from ...utils.hardware import torch_threads
 from ...utils.random_state import drawing
-from ..architecture import Architecture, field_of
 from ..space import SearchSpace
 from .base import ArchitectureSampler, Observation, ranked
 

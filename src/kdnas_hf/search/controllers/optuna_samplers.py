@@ -11,7 +11,8 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState, create_trial
 
-from ..space import Architecture, SearchSpace
+from ...students import Architecture
+from ..space import SearchSpace
 from .base import ArchitectureSampler, distributions
 
 logging.getLogger("optuna.storages._in_memory").setLevel(logging.WARNING)  # views are no studies to tell of

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import optuna
 
-from ..space import Architecture, SearchSpace, read_yaml
+from ...students import Architecture
+from ...utils.yaml_files import read_yaml
+from ..space import SearchSpace
 from .base import ArchitectureSampler, Observation
 
 

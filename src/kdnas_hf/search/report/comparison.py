@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student_t
 
-from ..architecture import Architecture
+from ...students import Architecture
 from ..result import RANDOM, SEARCH, Confirmation
 
 CONFIDENCE = 0.95

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..budgets import Budget
+from ...export.budgets import Budget
 from ..result import RANDOM, SEARCH, SearchResult, best_known, pareto_front
 from ..trial import STOPPED, Trial
 
@@ -27,18 +27,12 @@ def plot_front(result: SearchResult, budget: Budget, path: Path, label: str = "R
     known = {one.architecture: one for one in best_known(result.trials, result.confirmations)}
     episodes = {trial.architecture: trial.episode + 1 for trial in result.trials if trial.is_complete}
     measured = [known[architecture] for architecture in episodes]
-    points = axes.scatter(
-        *_points(measured), c=list(episodes.values()), s=36, zorder=3, label="candidate after its mini-KD"
-    )
+    style: dict[str, Any] = {"c": list(episodes.values()), "s": 36, "zorder": 3}
+    points = axes.scatter(*_points(measured), **style, label="candidate after its mini-KD")
     if len(set(episodes.values())) > 1:
         figure.colorbar(points, ax=axes, label="episode", ticks=sorted(set(episodes.values())))
-    axes.step(
-        *_points(pareto_front(result.trials, result.confirmations)),
-        where="post",
-        color="tab:red",
-        lw=1.2,
-        label="Pareto front",
-    )
+    front = _points(pareto_front(result.trials, result.confirmations))
+    axes.step(*front, where="post", color="tab:red", lw=1.2, label="Pareto front")
     for name, (marker, color) in MARKERS.items():
         again = [one for one in result.confirmations if name == ("rule of thumb" if one.is_rule else one.origin)]
         if again:

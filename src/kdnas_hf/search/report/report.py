@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...export.budgets import Budget, written
 from ...utils.markdown_table import markdown_table
 from ..arguments import SearchArguments
-from ..budgets import Budget, written
 from ..result import SEARCH, Confirmation, DistilledStudent, SearchResult, best_known, pareto_front
 from ..trial import FAILED, Trial
 from .comparison import Comparison, compare

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from ..students import KDNASConfig
+from .configuration_kdnas import KDNASConfig
 
 CHOICES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act")
 PER_LAYER_FIELDS = ("num_attention_heads", "intermediate_size", "hidden_act")

@@ -7,8 +7,8 @@ import optuna
 import pytest
 
 from kdnas_hf.hub.public_text import find_private, public_command
-from kdnas_hf.search import SearchArguments, StorageError
-from kdnas_hf.search.storage import check_storage, open_storage, public_storage
+from kdnas_hf.search import SearchArguments
+from kdnas_hf.utils.shared_storage import StorageError, check_storage, open_storage, public_storage
 
 UNREACHABLE = "postgresql+psycopg://user:secret-word@127.0.0.1:1/database"
 
@@ -19,7 +19,7 @@ def _quiet():
 
 
 def test_no_message_shows_a_password(monkeypatch):
-    monkeypatch.setattr("kdnas_hf.search.storage.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("kdnas_hf.utils.shared_storage.time.sleep", lambda seconds: None)
     for address in (UNREACHABLE, "nonsense://user:secret-word@host/database", "nonsense+x:secret-word@"):
         with pytest.raises(ValueError, match="^storage=") as caught:
             open_storage(address)
@@ -71,7 +71,7 @@ def test_a_journal_that_was_torn_goes_on(tmp_path):
 
 
 def test_calls_wait_for_a_server_that_is_restarted_and_end_where_it_stays_away(postgresql, caplog, monkeypatch):
-    from kdnas_hf.search import storage as module
+    from kdnas_hf.utils import shared_storage as module
 
     storage = open_storage(postgresql.url, patience=0.5)
     study = optuna.create_study(storage=storage, study_name="outage")

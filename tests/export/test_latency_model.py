@@ -7,8 +7,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from kdnas_hf.search import Architecture, SearchSpace
-from kdnas_hf.search.latency_model import LatencyModel
+from kdnas_hf.export.latency_model import LatencyModel
+from kdnas_hf.search import SearchSpace
+from kdnas_hf.students import Architecture
 
 NUMBERS = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 TABLE = Path(__file__).parents[2] / "benchmarks" / "architecture_table.csv"

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
-from kdnas_hf.search import leases as module
-from kdnas_hf.search.leases import Leases, keep_worker, worker_of
-from kdnas_hf.search.storage import open_storage
+from kdnas_hf.utils import leases as module
+from kdnas_hf.utils.leases import Leases, keep_worker, worker_of
+from kdnas_hf.utils.shared_storage import open_storage
 
 pytestmark = pytest.mark.long  # depends on no line of transformers
 

@@ -17,8 +17,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from transformers.utils import logging
 
-from ..utils.atomic_files import write_atomically
-from .storage import CLOCK
+from .atomic_files import write_atomically
+from .shared_storage import CLOCK
 
 logger = logging.get_logger(__name__)
 

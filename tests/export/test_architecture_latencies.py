@@ -7,10 +7,10 @@ import pytest
 from tiny_search import SPACE, tiny_search
 
 from kdnas_hf import Architecture, LatencyBenchmark, SearchArguments, SearchSpace, Teacher, student_config
+from kdnas_hf.export import architecture_latencies as latencies_module
 from kdnas_hf.export import artefact_files, shape_costs
+from kdnas_hf.export.architecture_latencies import ArchitectureLatencies
 from kdnas_hf.latency import LatencyMeasurement, LatencyReport, TorchRunner
-from kdnas_hf.search import latencies as latencies_module
-from kdnas_hf.search.latencies import ArchitectureLatencies
 from tiny_teacher import make_teacher_model
 
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -40,7 +40,7 @@ def exported(monkeypatch):
 def latencies_of(teacher, folder, backend="onnx-int8", config_of=student_config, **benchmark):
     settings = {"sequence_length": 8, "repeats": 3, "max_spread": None} | benchmark
     config_of = functools.partial(config_of, teacher)
-    return ArchitectureLatencies(teacher, config_of, LatencyBenchmark(**settings), backend, folder)
+    return ArchitectureLatencies(teacher.model, config_of, LatencyBenchmark(**settings), backend, folder)
 
 
 def measure(teacher, folder, architectures, repeats=None, **settings):

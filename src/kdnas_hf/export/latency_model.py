@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from .space import Architecture
+from ..students import Architecture
 
 
 @dataclass(frozen=True)

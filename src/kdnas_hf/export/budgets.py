@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
-from .result import MeasuredShape
-from .trial import Trial
+from ..latency import Latency
 
 MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1000.0, "us": 0.001}
 # unit of a value, and what it is divided by to be written
@@ -21,6 +21,18 @@ _WRITTEN = {
     "memory_mb": (" MB memory", 1),
     "flops": (" GFLOP", 1e9),
 }
+
+
+class Timed(Protocol):
+    """A shape whose costs are known in part."""
+
+    @property
+    def latency(self) -> Latency | None:
+        """Its latency beside the teacher's; None until it is measured."""
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        """Other costs, by the names of `Budget`'s limits."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +77,8 @@ class Budget:
         """Whether anything can miss it."""
         return bool(self.limits)
 
-    def met_by(self, of: Trial | MeasuredShape | Mapping[str, float]) -> bool:
-        """Whether a trial, a student or costs by name meet all limits; an unknown cost misses none."""
+    def met_by(self, of: Timed | Mapping[str, float]) -> bool:
+        """Whether a shape, or costs by name, meet all limits; an unknown cost misses none."""
         costs = of if isinstance(of, Mapping) else costs_of(of)
         return all(excess <= 0 for excess in self.excess(costs).values())
 
@@ -95,8 +107,8 @@ class Budget:
 UNLIMITED = Budget()
 
 
-def costs_of(timed: Trial | MeasuredShape) -> dict[str, float]:
-    """What is known of the costs of a trial or a student, by the names of `Budget`'s limits."""
+def costs_of(timed: Timed) -> dict[str, float]:
+    """What is known of the costs of a shape, by the names of `Budget`'s limits."""
     latency = timed.latency
     known = {} if latency is None else {"latency_ms": latency.student_ms, "speedup": latency.speedup}
     return {**timed.costs, **known}

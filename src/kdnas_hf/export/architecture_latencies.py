@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..data.embedded_teacher import default_cache_dir
-from ..distillation import Teacher
-from ..export import Sizes, get_backend, make_runner, peak_memory_mb, shape_costs
-from ..export.backends import TORCH, Backend
 from ..latency import DeviceFingerprint, Latency, LatencyBenchmark, LatencyReport, shares_of, stand_in
-from ..students import KDNASConfig, KDNASModel
+from ..students import Architecture, KDNASConfig, KDNASModel
+from ..utils.cache_directory import default_cache_dir
 from ..utils.json_lines import JsonLines, JsonRecord
 from ..utils.package_versions import package_versions
 from ..utils.random_state import drawing
-from .space import Architecture
+from .artefacts import make_runner
+from .backends import TORCH, Backend, get_backend
+from .memory import peak_memory_mb
+from .shape_costs import Sizes, shape_costs
 
 logger = logging.get_logger(__name__)
 
@@ -51,7 +51,7 @@ class ArchitectureLatencies:
     configured alike, but for the teacher layers that they keep, are measured once.
 
     Args:
-        teacher: The teacher; a model of its shape is measured in the same backend.
+        teacher: The teacher's model; one of its shape is measured in the same backend.
         config_of: The configuration of a student of an architecture.
         benchmark: What measures.
         backend: A name of `kdnas_hf.export.BACKENDS`.
@@ -63,7 +63,7 @@ class ArchitectureLatencies:
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: PreTrainedModel,
         config_of: Callable[[Architecture], KDNASConfig],
         benchmark: LatencyBenchmark,
         backend: str = "torch",
@@ -129,7 +129,7 @@ class ArchitectureLatencies:
 
     def _time(self, architectures: Mapping[str, Architecture], repeats: int | None) -> LatencyReport:
         benchmark = self.benchmark if repeats is None else replace(self.benchmark, repeats=repeats)
-        models: dict[str, Any] = {TEACHER: stand_in(type(self.teacher.model), self.teacher.model.config)}
+        models: dict[str, Any] = {TEACHER: stand_in(type(self.teacher), self.teacher.config)}
         models |= {name: stand_in(KDNASModel, self.config_of(one)) for name, one in architectures.items()}
         if not self._exports:
             return benchmark.measure(models)
@@ -143,7 +143,7 @@ class ArchitectureLatencies:
         benchmark = self.benchmark
         told = {
             "student": _shape(self.config_of(architecture)),
-            "teacher": [type(self.teacher.model).__name__, _shape(self.teacher.model.config)],
+            "teacher": [type(self.teacher).__name__, _shape(self.teacher.config)],
             "backend": self.backend.name,
             "input": [benchmark.batch_size, sorted(shares_of(benchmark.sequence_length).items()), benchmark.throughput],
             "machine": [benchmark.threads, DeviceFingerprint.of(benchmark.device).as_dict()],

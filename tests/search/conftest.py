@@ -1,3 +1,0 @@
-"""What tests of the search share."""
-
-from postgresql import postgresql  # noqa: F401
