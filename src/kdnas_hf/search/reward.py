@@ -95,7 +95,7 @@ class Reward:
 RewardFunction = Callable[[float, Latency], float]
 
 # `published` was chosen for 1 - L near 0.9 everywhere. `quality` is for R² of 0.1 to 0.6, as after a mini-KD: the
-# exponent with which the knee of the measured front wins; docs/reward.md says how it was found.
+# exponent with which the knee of the measured front of shapes at least 8x faster wins (docs/reward.md).
 REWARDS = {
     "quality": Reward(alpha=-0.12),
     "published": Reward(alpha=-0.06, layers="all"),
