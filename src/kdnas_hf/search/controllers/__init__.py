@@ -9,7 +9,7 @@ from .base import ArchitectureSampler
 from .bayesian import BayesianSampler
 from .lstm import EpsilonSchedule, LSTMSampler
 from .optuna_samplers import OptunaSampler
-from .rules_of_thumb import ListSampler, depth_rule
+from .rules_of_thumb import ListSampler, depth_rule, rules_by_size
 
 CONTROLLERS = ("bayesian", "lstm", "tpe", "gp", "nsga2", "random", "depth", "hand")
 PARETO_CONTROLLERS = tuple(name for name in CONTROLLERS if name != "lstm")  # those that can be after two objectives
@@ -27,13 +27,17 @@ def make_controller(
 ) -> ArchitectureSampler:
     """Make a controller by name; ValueError if there is none, or it lacks what it needs.
 
-    ``epsilon`` is for ``lstm``, ``teacher`` the shape that ``depth`` keeps, ``hand`` what ``hand`` proposes, in order.
+    ``epsilon`` is for ``lstm``, ``teacher`` the shape that ``depth`` keeps and ``bayesian`` tries first with fewer
+    layers, ``hand`` what ``hand`` proposes, in order.
     """
     check_choice("controller", name, CONTROLLERS)
     if name == "lstm":
         return LSTMSampler(space, candidates_per_episode, seed, epsilon)
-    if name in ("bayesian", "random"):
-        return (BayesianSampler if name == "bayesian" else ArchitectureSampler)(space, candidates_per_episode, seed)
+    if name == "bayesian":
+        rules = () if teacher is None else rules_by_size(space, teacher)
+        return BayesianSampler(space, candidates_per_episode, seed, rules)
+    if name == "random":
+        return ArchitectureSampler(space, candidates_per_episode, seed)
     if name == "depth" and teacher is not None:
         hand = depth_rule(space, teacher)
     if name in ("depth", "hand"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import optuna
 
 from ...students import Architecture
+from ...students.starts import default_layers
 from ...utils.yaml_files import read_yaml
 from ..space import SearchSpace
 from .base import ArchitectureSampler, Observation
@@ -39,19 +40,46 @@ def depth_rule(space: SearchSpace, teacher: Architecture) -> list[Architecture]:
     Each has the teacher's hidden size, heads, intermediate size and activation, or the nearest that the space has, by
     ratio. Layers that are kept are `evenly_spaced`, or the nearest that the space has.
     """
+    inner = _nearest(space.intermediate_size, teacher.per_layer("intermediate_size")[0])
+    shapes = [_of_teachers_width(space, teacher, depth, inner, evenly_spaced) for depth in _depths(space)]
+    return [one for one in shapes if one in space]
+
+
+def rules_by_size(space: SearchSpace, teacher: Architecture) -> list[list[Architecture]]:
+    """Members that an engineer would try first: lists for each depth, the deepest first, of falling intermediate sizes.
+
+    All have the teacher's hidden size, heads and activation, or the nearest that the space has. Where layers are
+    chosen, first come lists with those that a student keeps by default, then lists with those that are `evenly_spaced`.
+    """
+    sizes, keep = sorted(space.intermediate_size, reverse=True), (default_layers, evenly_spaced)
+    groups = [
+        [_of_teachers_width(space, teacher, depth, inner, kept) for inner in sizes]
+        for kept in keep[: 2 if space.teacher_layers else 1]
+        for depth in _depths(space)
+    ]
+    return [[one for one in group if one in space] for group in groups]
+
+
+def _depths(space: SearchSpace) -> list[int]:
+    return sorted(space.num_hidden_layers, reverse=True)
+
+
+def _of_teachers_width(
+    space: SearchSpace,
+    teacher: Architecture,
+    depth: int,
+    inner: int,
+    keep: Callable[[int, int], Sequence[int]],
+) -> Architecture:
+    """The shape of the space that is nearest to the teacher's with fewer layers and these neurons."""
     able = [size for size in space.hidden_size if any(size % heads == 0 for heads in space.num_attention_heads)]
     width, heads = _nearest(able, teacher.hidden_size), teacher.per_layer("num_attention_heads")[0]
-    inner = _nearest(space.intermediate_size, teacher.per_layer("intermediate_size")[0])
     wanted = teacher.per_layer("hidden_act")[0]
     activation = wanted if wanted in space.hidden_act else space.hidden_act[0]
     sizes = [size for size in space.embedding_size if size is not None and size <= width]
     embedding = None if None in space.embedding_size else max(sizes, default=None)
-    found = []
-    for depth in sorted(space.num_hidden_layers, reverse=True):
-        kept = evenly_spaced(depth, teacher.num_hidden_layers) if space.teacher_layers else None
-        shape = Architecture(depth, heads, width, inner, activation, embedding, kept)
-        found.append(space.decode(space.encode(shape)))
-    return [one for one in found if one in space]
+    kept = tuple(keep(depth, teacher.num_hidden_layers)) if space.teacher_layers else None
+    return space.decode(space.encode(Architecture(depth, heads, width, inner, activation, embedding, kept)))
 
 
 def _nearest(values: Sequence[int], wanted: int) -> int:
