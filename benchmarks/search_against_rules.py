@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from distillation_setting import (
@@ -134,8 +135,8 @@ def contestants(
     }
 
 
-def _all_alike(architectures: Sequence[Architecture]) -> Any:
-    return [1.0] * len(architectures)
+def _all_alike(architectures: Sequence[Architecture]) -> np.ndarray:
+    return np.ones(len(architectures))
 
 
 def distil(

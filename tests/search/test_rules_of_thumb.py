@@ -9,7 +9,7 @@ from kdnas_hf.search.controllers.rules_of_thumb import (
     depth_rule,
     evenly_spaced,
     load_hand_list,
-    rules_by_size,
+    usual_shapes,
 )
 from kdnas_hf.students import Architecture
 
@@ -113,24 +113,24 @@ def test_a_list_may_name_the_layers_that_are_kept(tmp_path):
     assert one.teacher_layers == (1, 12)
 
 
-def test_members_that_are_tried_first_keep_the_teachers_width_and_its_layers_as_by_default_then_evenly():
-    groups = rules_by_size(LAYERS, TEACHER)
-    assert [group[0].teacher_layers for group in groups] == [
-        *[(2, 5, 8, 11), (3, 7, 11), (4, 10)],
-        *[(3, 6, 9, 12), (4, 8, 12), (6, 12)],
-    ]
-    for group in groups:
-        sizes = [one.intermediate_size for one in group]
-        assert sizes == sorted(LAYERS.intermediate_size, reverse=True)
-        assert all(one in LAYERS for one in group)
-    assert [[one.num_hidden_layers for one in group[:1]] for group in rules_by_size(SMALL, TEACHER)] == [[4], [3], [2]]
+def test_usual_shapes_keep_the_teachers_width_and_the_layers_of_the_default_the_deepest_first():
+    usual = usual_shapes(LAYERS, TEACHER)
+    kept = {4: (2, 5, 8, 11), 3: (3, 7, 11), 2: (4, 10)}
+    wanted = [(depth, inner, kept[depth]) for depth in (4, 3, 2) for inner in (1536, 1024, 704, 512, 384)]
+    assert [(one.num_hidden_layers, one.intermediate_size, one.teacher_layers) for one in usual] == wanted
+    assert all(one in LAYERS for one in usual)
+    assert {one.num_attention_heads for one in usual_shapes(SMALL, TEACHER)} == {12}
 
 
-def test_the_default_controller_tries_first_what_an_engineer_would_as_large_as_is_admitted():
+def test_the_default_controller_begins_with_the_first_usual_shape_that_is_admitted():
     sampler = make_controller("bayesian", LAYERS, 5, teacher=TEACHER)
     sampler.admits = lambda members: np.array([one.encoder_parameters <= 3_000_000 for one in members])
-    study = play(sampler, 6, lambda one: 0.5)
-    first = [(one.num_hidden_layers, one.intermediate_size, one.teacher_layers) for one in chosen(study)[:3]]
-    assert first == [(4, 128, (2, 5, 8, 11)), (3, 512, (3, 7, 11)), (2, 1024, (4, 10))]
-    assert len(set(chosen(study))) == 6
+    study = play(sampler, 10, lambda one: 0.5)
+    first = chosen(study)[0]
+    assert (first.num_hidden_layers, first.intermediate_size, first.teacher_layers) == (3, 512, (3, 7, 11))
+    assert len(set(chosen(study))) == 10
     assert sampler.admits(chosen(study)).all()
+    sampler.admits = lambda members: np.array([one.intermediate_size < 384 for one in members], dtype=bool)
+    other = make_controller("bayesian", LAYERS, 5, teacher=TEACHER)
+    other.admits = sampler.admits
+    assert sampler.admits(chosen(play(other, 5, lambda one: 0.5))).all()

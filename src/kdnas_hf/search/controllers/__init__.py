@@ -9,7 +9,7 @@ from .base import ArchitectureSampler
 from .bayesian import BayesianSampler
 from .lstm import EpsilonSchedule, LSTMSampler
 from .optuna_samplers import OptunaSampler
-from .rules_of_thumb import ListSampler, depth_rule, rules_by_size
+from .rules_of_thumb import ListSampler, depth_rule, usual_shapes
 
 CONTROLLERS = ("bayesian", "lstm", "tpe", "gp", "nsga2", "random", "depth", "hand")
 PARETO_CONTROLLERS = tuple(name for name in CONTROLLERS if name != "lstm")  # those that can be after two objectives
@@ -27,15 +27,15 @@ def make_controller(
 ) -> ArchitectureSampler:
     """Make a controller by name; ValueError if there is none, or it lacks what it needs.
 
-    ``epsilon`` is for ``lstm``, ``teacher`` the shape that ``depth`` keeps and ``bayesian`` tries first with fewer
+    ``epsilon`` is for ``lstm``, ``teacher`` the shape that ``depth`` keeps and ``bayesian`` begins with, with fewer
     layers, ``hand`` what ``hand`` proposes, in order.
     """
     check_choice("controller", name, CONTROLLERS)
     if name == "lstm":
         return LSTMSampler(space, candidates_per_episode, seed, epsilon)
     if name == "bayesian":
-        rules = () if teacher is None else rules_by_size(space, teacher)
-        return BayesianSampler(space, candidates_per_episode, seed, rules)
+        usual = () if teacher is None else usual_shapes(space, teacher)
+        return BayesianSampler(space, candidates_per_episode, seed, usual)
     if name == "random":
         return ArchitectureSampler(space, candidates_per_episode, seed)
     if name == "depth" and teacher is not None:

@@ -86,8 +86,8 @@ def posterior(space: SearchSpace, trials: Sequence[Trial], seed: int = 0) -> dic
 class BayesianSampler(ArchitectureSampler):
     """Expected improvement of a Gaussian process, over every architecture of the space that is not taken.
 
-    Half of the first episode is what an engineer would try first: of each list of ``rules`` the first member that may
-    be proposed. The rest is spread over the space: each candidate is the one farthest from those before it. Later,
+    The first candidate is the first of the ``usual`` architectures that may be proposed, else a random one. The rest
+    of the first episode is spread over the space: each candidate is the one farthest from those before it. Later,
     rewards are regressed. Candidates of an episode are chosen one after the other; those that have no result yet
     count as if they had the predicted one ("kriging believer", Ginsbourger et al. 2010). Hard constraints are
     regressed alike, and the expected improvement is multiplied by the probability that they hold (Gardner et al.
@@ -102,21 +102,18 @@ class BayesianSampler(ArchitectureSampler):
         space: SearchSpace,
         candidates_per_episode: int,
         seed: int = 0,
-        rules: Sequence[Sequence[Architecture]] = (),
+        usual: Sequence[Architecture] = (),
     ) -> None:
         super().__init__(space, candidates_per_episode, seed)
-        self.rules = rules
+        self.usual = usual
         self.features = ArchitectureFeatures(space)
         self._fitted: tuple[tuple[int, int], Surrogate] | None = None
 
     def choose(self, study: optuna.Study, number: int, available: Sequence[Architecture]) -> Architecture:
         """Choose what promises most; while nothing tells candidates apart, what is farthest from all others."""
         _, observed, pending = self.known(study, number)
-        if not observed and 2 * len(pending) < self.candidates_per_episode:
-            untried = (rule for rule in self.rules if not set(pending).intersection(rule))
-            for rule in untried:
-                if able := self.allowed(study, number, rule):
-                    return able[0]
+        if not observed and not pending and (able := self.allowed(study, number, self.usual)):
+            return able[0]
         if observed and not self.space.is_enumerable:
             available = self.available(study, number, observed)
         gains = self._gains(study, number, available)

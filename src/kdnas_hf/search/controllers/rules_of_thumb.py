@@ -45,19 +45,17 @@ def depth_rule(space: SearchSpace, teacher: Architecture) -> list[Architecture]:
     return [one for one in shapes if one in space]
 
 
-def rules_by_size(space: SearchSpace, teacher: Architecture) -> list[list[Architecture]]:
-    """Members that an engineer would try first: lists for each depth, the deepest first, of falling intermediate sizes.
+def usual_shapes(space: SearchSpace, teacher: Architecture) -> list[Architecture]:
+    """Members that an engineer would try first, by falling depth and then intermediate size, at least the hidden size.
 
-    All have the teacher's hidden size, heads and activation, or the nearest that the space has. Where layers are
-    chosen, first come lists with those that a student keeps by default, then lists with those that are `evenly_spaced`.
+    All have the teacher's hidden size, heads and activation, or the nearest that the space has, and keep the layers
+    that a student keeps by default.
     """
-    sizes, keep = sorted(space.intermediate_size, reverse=True), (default_layers, evenly_spaced)
-    groups = [
-        [_of_teachers_width(space, teacher, depth, inner, kept) for inner in sizes]
-        for kept in keep[: 2 if space.teacher_layers else 1]
-        for depth in _depths(space)
+    sizes = sorted(space.intermediate_size, reverse=True)
+    shapes = [
+        _of_teachers_width(space, teacher, depth, inner, default_layers) for depth in _depths(space) for inner in sizes
     ]
-    return [[one for one in group if one in space] for group in groups]
+    return [one for one in shapes if one in space and max(one.per_layer("intermediate_size")) >= one.hidden_size]
 
 
 def _depths(space: SearchSpace) -> list[int]:
