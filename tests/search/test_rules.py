@@ -16,15 +16,16 @@ def work(architectures):
 
 
 @pytest.mark.parametrize("speedup", [4.0, 7.0, 10.0])
-def test_rules_fill_the_latency_and_do_not_exceed_it(speedup):
+def test_rules_fill_the_latency_and_exceed_it_by_less_than_counts_as_equal(speedup):
+    most = (1 + TOLERANCE / 2) / speedup
     rules = rules_of_thumb(SPACE, TEACHER, work, 1 / speedup, count=5)
     assert rules
     latencies = work(list(rules.values()))
-    assert (latencies <= 1 / speedup).all()
+    assert (latencies <= most).all()
     for one in rules.values():
         if one.hidden_size == TEACHER.hidden_size and one.intermediate_size < TEACHER.intermediate_size:
             larger = Architecture(one.num_hidden_layers, 12, 384, one.intermediate_size + 64)
-            assert work([larger])[0] > 1 / speedup  # the largest feed-forward block that fits
+            assert work([larger])[0] > most  # the largest feed-forward block that fits
 
 
 def test_the_first_rule_keeps_the_teachers_width_and_as_many_layers_as_fit():

@@ -29,11 +29,12 @@ def rules_of_thumb(
     then narrower and deeper students, with feed-forward blocks of four times their width, as TinyBERT and MiniLM are.
     Where the space has teacher layers to keep, a student of the teacher's width is there twice: with layers at even
     spacing that end at the last one, as is usual, and with those that it keeps where nobody chooses them. They need not
-    be members of the space. ``latency`` is in the unit of ``predict``; there are at most ``count``.
+    be members of the space, and may take more by half of what counts as equal. ``latency`` is in the unit of
+    ``predict``; there are at most ``count``.
     """
     found: dict[str, Architecture] = {}
     for name, candidates in _rules(teacher):
-        able = [one for one in candidates if predict([one])[0] <= latency]
+        able = [one for one in candidates if predict([one])[0] <= latency * (1 + TOLERANCE / 2)]
         if able and able[-1] not in found.values():
             best = able[-1]
             if space.teacher_layers and best.hidden_size == teacher.hidden_size:
