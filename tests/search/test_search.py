@@ -20,10 +20,19 @@ from optuna.trial import TrialState
 from tiny_search import SPACE, tiny_search
 from transformers import AutoModel, AutoTokenizer
 
-from kdnas_hf import ArchitectureSearch, KDNASModel, NASSearchCallback, SearchArguments, SearchError, SearchSpace
+from kdnas_hf import (
+    Architecture,
+    ArchitectureSearch,
+    KDNASModel,
+    NASSearchCallback,
+    SearchArguments,
+    SearchError,
+    SearchSpace,
+)
 from kdnas_hf.data.batching import text_lengths
 from kdnas_hf.distillation.member import Member
 from kdnas_hf.search import REWARDS, SearchStudy, Trial
+from kdnas_hf.search import confirm as confirm_module
 from kdnas_hf.search.mini_kd import MiniKD
 
 SCRIPT = Path(__file__).parent / "tiny_search.py"
@@ -486,3 +495,26 @@ def test_a_search_learns_by_relations_too_from_states_on_the_disk(tmp_path):
     result = tiny_search(tmp_path, losses=["hidden_states", "relations:0.5"]).run()
     assert all(trial.is_complete for trial in result.trials)
     assert not (tmp_path / "teacher_states").exists()
+
+
+@pytest.mark.parametrize(
+    ("depths", "mapping", "compared"),
+    [([1, 2], "uniform", {"one layer", "two layers"}), ([2], "1:2,2:4", {"two layers", "three layers"})],
+)
+def test_rules_of_thumb_that_learn_from_what_is_not_stored_are_not_compared(
+    depths, mapping, compared, tmp_path, monkeypatch
+):
+    rules = {"three layers": Architecture(3, 2, 16, 32), "one layer": Architecture(1, 4, 32, 32)}
+    rules |= {"two layers": Architecture(2, 2, 16, 24)}
+    monkeypatch.setattr(confirm_module, "rules_of_thumb", lambda *given: rules)
+    result = tiny_search(
+        tmp_path,
+        space=SearchSpace.from_dict(SPACE | {"num_hidden_layers": depths}),
+        layer_mapping=mapping,
+        cache_teacher_states="true",
+        num_episodes=1,
+        mini_kd_epochs=1,
+        confirm=1,
+        confirm_seeds=1,
+    ).run()
+    assert {one.origin for one in result.confirmations if one.is_rule} == compared

@@ -60,7 +60,7 @@ def confirm(
     key = _key([trial.number for trial in best], args.confirm, args.compare, args.latency_repeats, setting.budget)
     contestants = study.remembered(key)
     if contestants is None:
-        chosen = setting.from_main(lambda: _contestants(setting, best, time, predict))
+        chosen = setting.from_main(lambda: _contestants(setting, mini_kd, best, time, predict))
         study.remember(key, [one.to_dict() for one in chosen])
     else:
         chosen = [Confirmation.from_dict(one) for one in contestants]
@@ -102,16 +102,17 @@ def choose(setting: SearchSetting, confirmed: Sequence[Confirmation], trials: Se
 
 
 def _contestants(
-    setting: SearchSetting, best: Sequence[Trial], time: Time, predict: Predict | None
+    setting: SearchSetting, mini_kd: MiniKD, best: Sequence[Trial], time: Time, predict: Predict | None
 ) -> list[Confirmation]:
     """The finalists that meet the budget when timed closely, rules of thumb and random shapes, with latencies."""
     args = setting.args
     shapes: list[tuple[str, Architecture, int | None]] = [(SEARCH, trial.architecture, trial.number) for trial in best]
     if predict is not None and args.compare:
         level = float(predict([best[0].architecture])[0])
-        rules = rules_of_thumb(setting.space, teacher_shape(setting.teacher), predict, level, args.compare)
+        rules = rules_of_thumb(setting.space, teacher_shape(setting.teacher), predict, level).items()
         # a rule that the search found by itself is there a second time: whoever wins, it was a rule
-        shapes += [(name, one, None) for name, one in rules.items()]
+        learnable = [(name, one, None) for name, one in rules if mini_kd.has_targets_for(one)]
+        shapes += learnable[: args.compare]
         without = [architecture for _, architecture, _ in shapes]
         drawn = random_architectures(setting.space, predict, level, args.compare, setting.training_args.seed, without)
         shapes += [(RANDOM, one, None) for one in drawn]

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..distillation import DistillationTrainer, HiddenStateStatistics, StudentPool
 from ..distillation.distill import train_or_resume
 from ..distillation.losses import LOSSES
+from ..distillation.pool import required_by
 from ..distillation.samples import estimate_statistics
 from ..distillation.stored_targets import reason_against_storing, store_if_it_pays
 from ..distillation.targets import Targets
@@ -59,6 +60,15 @@ class MiniKD:
     @property
     def _storable(self) -> bool:
         return all(LOSSES[name].storable for name in self.setting.training_args.loss_weights)
+
+    def has_targets_for(self, architecture: Architecture) -> bool:
+        """Whether a shape, which need not be a member of the space, learns from what is required for the space."""
+        setting = self.setting
+        try:
+            needed = required_by(setting.training_args, setting.teacher, [architecture.num_hidden_layers])
+        except ValueError:  # the layer mapping is not for so many layers
+            return False
+        return needed | self.required == self.required
 
     def prepare(self, store: bool) -> None:
         """Store the targets of both texts if asked to and if that pays, and estimate the teacher's statistics."""

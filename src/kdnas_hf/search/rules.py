@@ -21,7 +21,7 @@ Predict = Callable[[Sequence[Architecture]], np.ndarray]
 
 
 def rules_of_thumb(
-    space: SearchSpace, teacher: Architecture, predict: Predict, latency: float, count: int
+    space: SearchSpace, teacher: Architecture, predict: Predict, latency: float, count: int | None = None
 ) -> dict[str, Architecture]:
     """Shapes that fill a latency without a search, by the rule in words; the most usual first.
 
@@ -30,7 +30,7 @@ def rules_of_thumb(
     Where the space has teacher layers to keep, a student of the teacher's width is there twice: with layers at even
     spacing that end at the last one, as is usual, and with those that it keeps where nobody chooses them. They need not
     be members of the space, and may take more by half of what counts as equal. ``latency`` is in the unit of
-    ``predict``; there are at most ``count``.
+    ``predict``; there are at most ``count``, all by default.
     """
     found: dict[str, Architecture] = {}
     for name, candidates in _rules(teacher):
