@@ -2,7 +2,7 @@
 
     python recipes/publish.py runs/quickstart/student --dry_run
     python recipes/publish.py runs/quickstart/student --native
-    python recipes/publish.py runs/quickstart/student --repo_id me/kdnas-2x384 --private false
+    python recipes/publish.py runs/quickstart/student --repo_id me/kdnas-3x384 --private false
     python recipes/publish.py runs/quickstart --all_budgets --repo_id me/kdnas
 
 Every field of `PublishArguments` is a flag and a key of a YAML file. A student whose shape allows it becomes a stock
