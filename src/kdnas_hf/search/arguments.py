@@ -20,22 +20,10 @@ OF_THE_RUN = (
 )  # fmt: skip
 # fields that say what is chosen; what was measured of an architecture stays as it is where they change
 OF_THE_CHOICE = (
-    "controller",
-    "hand",
-    "num_episodes",
-    "candidates_per_episode",
-    "epsilon_start",
-    "epsilon_decay",
-    "asynchronous",
-    "min_improvement",
-    "pool_size",
-    "top_k",
-    "speedup_budgets",
-    "latency_budgets",
-    "confirm",
-    "confirm_seeds",
+    "controller", "hand", "num_episodes", "candidates_per_episode", "epsilon_start", "epsilon_decay", "asynchronous",
+    "min_improvement", "pool_size", "top_k", "speedup_budgets", "latency_budgets", "confirm", "confirm_seeds",
     "compare",
-)
+)  # fmt: skip
 
 
 @dataclass
@@ -239,14 +227,14 @@ class SearchArguments(LatencyArguments):
 
     def _check_ignored(self) -> None:
         """Refuse options of one controller that another would ignore."""
-        for names, controller in ((("epsilon_start", "epsilon_decay"), "lstm"), (("min_improvement",), "bayesian")):
-            for name in names:
-                default = self.__dataclass_fields__[name].default
-                if self.controller != controller and getattr(self, name) != default:
-                    raise ValueError(
-                        f"{name}={getattr(self, name)} is an option of controller={controller}, which "
-                        f"{self.controller} does not have; leave it out."
-                    )
+        owners = {"epsilon_start": "lstm", "epsilon_decay": "lstm", "min_improvement": "bayesian"}
+        for name, controller in owners.items():
+            value, default = getattr(self, name), self.__dataclass_fields__[name].default
+            if self.controller != controller and value != default:
+                raise ValueError(
+                    f"{name}={value} is an option of controller={controller}, which {self.controller} does not have; "
+                    "leave it out."
+                )
 
     @property
     def epsilon(self) -> EpsilonSchedule:

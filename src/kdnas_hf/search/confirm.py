@@ -111,8 +111,7 @@ def _contestants(
         level = float(predict([best[0].architecture])[0])
         rules = rules_of_thumb(setting.space, teacher_shape(setting.teacher), predict, level).items()
         # a rule that the search found by itself is there a second time: whoever wins, it was a rule
-        learnable = [(name, one, None) for name, one in rules if mini_kd.has_targets_for(one)]
-        shapes += learnable[: args.compare]
+        shapes += [(name, one, None) for name, one in rules if mini_kd.has_targets_for(one)][: args.compare]
         without = [architecture for _, architecture, _ in shapes]
         drawn = random_architectures(setting.space, predict, level, args.compare, setting.training_args.seed, without)
         shapes += [(RANDOM, one, None) for one in drawn]

@@ -63,9 +63,9 @@ class MiniKD:
 
     def has_targets_for(self, architecture: Architecture) -> bool:
         """Whether a shape, which need not be a member of the space, learns from what is required for the space."""
-        setting = self.setting
+        depths = [architecture.num_hidden_layers]
         try:
-            needed = required_by(setting.training_args, setting.teacher, [architecture.num_hidden_layers])
+            needed = required_by(self.setting.training_args, self.setting.teacher, depths)
         except ValueError:  # the layer mapping is not for so many layers
             return False
         return needed | self.required == self.required

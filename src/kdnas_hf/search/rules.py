@@ -36,11 +36,10 @@ def rules_of_thumb(
     for name, candidates in _rules(teacher):
         able = [one for one in candidates if predict([one])[0] <= latency * (1 + TOLERANCE / 2)]
         if able and able[-1] not in found.values():
-            best = able[-1]
-            if space.teacher_layers and best.hidden_size == teacher.hidden_size:
-                kept = evenly_spaced(best.num_hidden_layers, teacher.num_hidden_layers)
-                found[f"{name} that end with its last"] = replace(best, teacher_layers=kept)
-            found[name] = best
+            if space.teacher_layers and able[-1].hidden_size == teacher.hidden_size:
+                kept = evenly_spaced(able[-1].num_hidden_layers, teacher.num_hidden_layers)
+                found[f"{name} that end with its last"] = replace(able[-1], teacher_layers=kept)
+            found[name] = able[-1]
     return dict(list(found.items())[:count])
 
 
@@ -67,8 +66,7 @@ def random_architectures(
 
     Where there are fewer than ``count``, they are the nearest; those of ``without`` are not drawn.
     """
-    drawn = [one for one in space.sample(random.Random(seed), DRAWN) if one not in without]
-    if not drawn:
+    if not (drawn := [one for one in space.sample(random.Random(seed), DRAWN) if one not in without]):
         return []
     distance = np.abs(predict(drawn) / latency - 1)
     equal = [one for one, far in zip(drawn, distance, strict=True) if far <= TOLERANCE]

@@ -34,7 +34,7 @@ def make_controller(
     if name == "lstm":
         return LSTMSampler(space, candidates_per_episode, seed, epsilon)
     if name == "bayesian":
-        usual = () if teacher is None else usual_shapes(space, teacher)
+        usual = usual_shapes(space, teacher) if teacher else ()
         return BayesianSampler(space, candidates_per_episode, seed, usual)
     if name == "random":
         return ArchitectureSampler(space, candidates_per_episode, seed)

@@ -98,11 +98,7 @@ class BayesianSampler(ArchitectureSampler):
     """
 
     def __init__(
-        self,
-        space: SearchSpace,
-        candidates_per_episode: int,
-        seed: int = 0,
-        usual: Sequence[Architecture] = (),
+        self, space: SearchSpace, candidates_per_episode: int, seed: int = 0, usual: Sequence[Architecture] = ()
     ) -> None:
         super().__init__(space, candidates_per_episode, seed)
         self.usual = usual

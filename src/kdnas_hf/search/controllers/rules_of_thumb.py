@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -40,9 +41,8 @@ def depth_rule(space: SearchSpace, teacher: Architecture) -> list[Architecture]:
     Each has the teacher's hidden size, heads, intermediate size and activation, or the nearest that the space has, by
     ratio. Layers that are kept are `evenly_spaced`, or the nearest that the space has.
     """
-    inner = _nearest(space.intermediate_size, teacher.per_layer("intermediate_size")[0])
-    shapes = [_of_teachers_width(space, teacher, depth, inner, evenly_spaced) for depth in _depths(space)]
-    return [one for one in shapes if one in space]
+    inner, depths = teacher.per_layer("intermediate_size")[0], sorted(space.num_hidden_layers, reverse=True)
+    return [one for depth in depths if (one := _shallower(space, teacher, evenly_spaced, depth, inner)) in space]
 
 
 def usual_shapes(space: SearchSpace, teacher: Architecture) -> list[Architecture]:
@@ -51,25 +51,15 @@ def usual_shapes(space: SearchSpace, teacher: Architecture) -> list[Architecture
     All have the teacher's hidden size, heads and activation, or the nearest that the space has, and keep the layers
     that a student keeps by default.
     """
-    sizes = sorted(space.intermediate_size, reverse=True)
-    shapes = [
-        _of_teachers_width(space, teacher, depth, inner, default_layers) for depth in _depths(space) for inner in sizes
-    ]
+    pairs = sorted(itertools.product(space.num_hidden_layers, space.intermediate_size), reverse=True)
+    shapes = [_shallower(space, teacher, default_layers, *pair) for pair in pairs]
     return [one for one in shapes if one in space and max(one.per_layer("intermediate_size")) >= one.hidden_size]
 
 
-def _depths(space: SearchSpace) -> list[int]:
-    return sorted(space.num_hidden_layers, reverse=True)
-
-
-def _of_teachers_width(
-    space: SearchSpace,
-    teacher: Architecture,
-    depth: int,
-    inner: int,
-    keep: Callable[[int, int], Sequence[int]],
+def _shallower(
+    space: SearchSpace, teacher: Architecture, keep: Callable[[int, int], Sequence[int]], depth: int, inner: int
 ) -> Architecture:
-    """The shape of the space that is nearest to the teacher's with fewer layers and these neurons."""
+    """The shape of the space that is nearest to the teacher's with fewer layers and such feed-forward blocks."""
     able = [size for size in space.hidden_size if any(size % heads == 0 for heads in space.num_attention_heads)]
     width, heads = _nearest(able, teacher.hidden_size), teacher.per_layer("num_attention_heads")[0]
     wanted = teacher.per_layer("hidden_act")[0]
@@ -77,7 +67,8 @@ def _of_teachers_width(
     sizes = [size for size in space.embedding_size if size is not None and size <= width]
     embedding = None if None in space.embedding_size else max(sizes, default=None)
     kept = tuple(keep(depth, teacher.num_hidden_layers)) if space.teacher_layers else None
-    return space.decode(space.encode(Architecture(depth, heads, width, inner, activation, embedding, kept)))
+    neurons = _nearest(space.intermediate_size, inner)
+    return space.decode(space.encode(Architecture(depth, heads, width, neurons, activation, embedding, kept)))
 
 
 def _nearest(values: Sequence[int], wanted: int) -> int:
