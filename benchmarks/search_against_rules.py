@@ -44,6 +44,7 @@ from kdnas_hf.evaluation import Task, TaskProbe
 from kdnas_hf.export import LatencyModel
 from kdnas_hf.export.architecture_latencies import ArchitectureLatencies
 from kdnas_hf.latency import Latency
+from kdnas_hf.search.controllers.rules_of_thumb import usual_shapes
 from kdnas_hf.search.report import Comparison, compare, comparison_table
 from kdnas_hf.search.result import RANDOM, SEARCH, Confirmation
 from kdnas_hf.search.rules import random_architectures, rules_of_thumb
@@ -118,7 +119,10 @@ def contestants(
     latencies = ArchitectureLatencies(
         teacher.model, lambda one: student_config(teacher, one), SearchArguments(latency_repeats=45).latency_benchmark
     )
-    design = {one: i for i, one in enumerate([winner, *random_architectures(space, _all_alike, 1.0, 24, seed)])}
+    # the usual shapes as well: a rule must not be left out because its latency was predicted from far away
+    usual = usual_shapes(space, teacher_shape(teacher))
+    drawn = random_architectures(space, _all_alike, 1.0, 24, seed)
+    design = {one: i for i, one in enumerate(dict.fromkeys([winner, *usual, *drawn]))}
     timed = latencies.measure({i: one for one, i in design.items()}, repeats=15)
     predict = LatencyModel.fit({one: 1 / timed[i].speedup for one, i in design.items()})
     level = float(1 / timed[design[winner]].speedup)
