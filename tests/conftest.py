@@ -17,6 +17,7 @@ import torch
 
 from postgresql import postgresql  # noqa: F401
 from tiny_teacher import make_teacher_model, make_texts, make_tokenizer, tokenized
+from watched_clock import clock  # noqa: F401
 
 torch.set_num_threads(1)  # models are tiny: threads would only wait for each other
 

@@ -3,7 +3,6 @@
 import threading
 import time
 import uuid
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -14,7 +13,6 @@ from test_study import open_study
 from kdnas_hf.search import make_controller
 from kdnas_hf.search.study import SearchStudy, is_killed
 from kdnas_hf.search.trial import Trial
-from kdnas_hf.utils import leases as leases_module
 from kdnas_hf.utils.shared_storage import MendedJournal, open_storage
 
 pytestmark = pytest.mark.long  # depends on no line of transformers
@@ -26,14 +24,6 @@ TIMEOUT = 60.0
 @pytest.fixture(autouse=True)
 def _quiet():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The clock by which workers watch each other: it stands until a test moves it on."""
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(leases_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
 
 
 @pytest.fixture

@@ -4,12 +4,10 @@ import shutil
 import threading
 import time
 import uuid
-from types import SimpleNamespace
 
 import optuna
 import pytest
 
-from kdnas_hf.utils import leases as module
 from kdnas_hf.utils.leases import Leases, keep_worker, worker_of
 from kdnas_hf.utils.shared_storage import open_storage
 
@@ -21,14 +19,6 @@ TIMEOUT = 60.0
 @pytest.fixture(autouse=True)
 def _quiet():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The clock by which workers watch each other: it stands until a test moves it on."""
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
 
 
 @pytest.fixture(params=["journal", "postgresql"])
