@@ -7,8 +7,9 @@
 
 For each speed-up a search runs as `recipes/search.py` does. Its winner, rules of thumb that fill the same latency and
 random members of the space within 3 % of it are then timed side by side and distilled alike: the same texts in the same
-order from the same start, with several seeds, each with the better of two learning rates on a tenth of the training.
-Of each student the R² on held-out text is compared, and the scores of linear classifiers of ``--tasks`` on its states.
+order from the same start, each with the better of two learning rates on a tenth of the training. All are distilled with
+one seed, the winner and the best two rules with further ones. Of each student the R² on held-out text is compared, and
+the scores of linear classifiers of ``--tasks`` on its states.
 Rows are kept in ``--output_dir``; started again, it goes on. Printed is a table with the interval of a difference over
 seeds, the cost of the search beside that of trying the rules, and as the last line one JSON object.
 """
@@ -21,7 +22,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from kdnas_hf.search.rules import random_architectures, rules_of_thumb
 
 RATES = (1e-3, 3e-3)
 PILOT = 0.1  # of the steps, for the choice of the learning rate
+SEEDED_RULES = 2  # rules of thumb, the best with one seed, that are distilled with further ones
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Scale:
         space: Search space.
         sentences: Texts to train on; steps that are more than one pass go over them again.
         steps: Steps of 32 texts of a distillation.
-        seeds: Seeds of it.
+        seeds: Seeds of it, for the winner and the best rules; others have one.
         rules: Rules of thumb at most.
         random: Random shapes.
         episodes: Episodes of the search, of five candidates each.
@@ -81,8 +83,8 @@ class Scale:
 
 
 SCALES = {
-    "short": Scale((2.0, 4.0), "quickstart", 4800, 100, 2, 2, 3, 3, 1600),
-    "full": Scale((7.0,), "layers", 56_000, 3500, 3, 4, 4, 6, 6400),
+    "short": Scale((2.0, 4.0), "quickstart", 3200, 100, 2, 2, 2, 2, 960),
+    "full": Scale((7.0,), "layers", 56_000, 3700, 3, 3, 4, 4, 19_200),
 }
 
 
@@ -227,16 +229,26 @@ def main() -> None:
             for one in found["contestants"]
         }
         training = training_arguments(folder, args.seed, {})
-        depths = [one.num_hidden_layers for one in shapes]
-        required = required_by(training, setting.teacher, depths)
+        depths = {*SearchSpace.load(scale.space).num_hidden_layers, *(one.num_hidden_layers for one in shapes)}
+        required = required_by(training, setting.teacher, sorted(depths))
         dtype = training.teacher_torch_dtype or torch.float32
         texts = [
             store_targets(setting.teacher, one, required, folder / "targets", dtype=dtype, batch_size=64)
             for one in (setting.train, setting.heldout)
         ]
-        distil_all(setting, texts, scale, speedup, list(shapes)[part - 1 :: parts], rows, args.seed, probes)
+        work = Work(setting, texts, scale, speedup, rows, args.seed, probes)
+        for architecture in list(shapes)[part - 1 :: parts]:
+            work.distil_with(architecture, args.seed + 1)
+        rivals = [one for one, (origin, _, _) in shapes.items() if origin not in (SEARCH, RANDOM)]
+        first = work.wait_for([(one, args.seed + 1) for one in shapes])
+        best = sorted(rivals, key=lambda one: -first[one, args.seed + 1]["quality"])[:SEEDED_RULES]
+        seeds = range(args.seed + 2, args.seed + 1 + scale.seeds)
+        further = [(one, seed) for seed in seeds for one in (next(iter(shapes)), *best)]
+        for architecture, seed in further[part - 1 :: parts]:
+            work.distil_with(architecture, seed)
         if part == 1:
-            result[f"{speedup:g}x"] = judge(rows, scale, speedup, shapes, found["minutes"])
+            work.wait_for(further)
+            result[f"{speedup:g}x"] = judge(rows.read(), scale, speedup, shapes, found["minutes"])
     print(json.dumps(result))
 
 
@@ -256,69 +268,88 @@ def search_once(setting: Setting, scale: Scale, speedup: float, folder: Path, se
     return json.loads(path.read_text())
 
 
-def distil_all(
-    setting: Setting,
-    texts: Sequence[Any],
-    scale: Scale,
-    speedup: float,
-    shapes: Sequence[Architecture],
-    rows: Rows,
-    seed: int,
-    probes: Mapping[str, TaskProbe],
-) -> None:
-    """Distil each shape with each seed, unless that was done before."""
-    for number in range(1, scale.seeds + 1):  # one seed of all, then the next: what is there is always balanced
-        for architecture in shapes:
-            name, pilots = str(architecture), {}
-            for rate in RATES:
-                steps = int(PILOT * scale.steps)
-                key = {"shape": name, "speedup": speedup, "seed": seed, "rate": rate, "steps": steps}
-                row = rows.find(**key)
-                if row is None:
-                    row = rows.add(**key, **distil(setting, texts, architecture, steps, rate, seed, probes))
-                pilots[rate] = row["quality"]
-            best = max(RATES, key=lambda rate: pilots[rate])
-            key = {"shape": name, "speedup": speedup, "seed": seed + number, "rate": best, "steps": scale.steps}
-            if rows.find(**key) is None:
-                row = rows.add(**key, **distil(setting, texts, architecture, scale.steps, best, seed + number, probes))
-                print(f"{name}, seed {seed + number}, rate {best:g}: {row['quality']:.4f}", flush=True)
+@dataclass(frozen=True)
+class Work:
+    """The distillations for a budget, which several processes share.
+
+    Attributes:
+        setting: Teacher and texts.
+        texts: Those to train on and those held out, with stored targets.
+        scale: How large it is.
+        speedup: The budget.
+        rows: What was distilled.
+        seed: That of the pilots, from which on all others count.
+        probes: Tasks.
+    """
+
+    setting: Setting
+    texts: Sequence[Any]
+    scale: Scale
+    speedup: float
+    rows: Rows
+    seed: int
+    probes: Mapping[str, TaskProbe]
+
+    def distil_with(self, architecture: Architecture, seed: int) -> None:
+        """Distil with the learning rate that is better in a pilot, unless that was done before."""
+        pilots = {}
+        for rate in RATES:
+            steps = int(PILOT * self.scale.steps)
+            pilots[rate] = self._row(architecture, self.seed, rate, steps)["quality"]
+        best = max(RATES, key=lambda rate: pilots[rate])
+        row = self._row(architecture, seed, best, self.scale.steps)
+        print(f"{architecture}, seed {seed}, rate {best:g}: {row['quality']:.4f}", flush=True)
+
+    def _row(self, architecture: Architecture, seed: int, rate: float, steps: int) -> dict[str, Any]:
+        key = {"shape": str(architecture), "speedup": self.speedup, "seed": seed, "rate": rate, "steps": steps}
+        found = self.rows.find(**key)
+        if found is None:
+            found = distil(self.setting, self.texts, architecture, steps, rate, seed, self.probes)
+            found = self.rows.add(**key, **found)
+        return found
+
+    def wait_for(self, wanted: Sequence[tuple[Architecture, int]]) -> dict[tuple[Architecture, int], dict[str, Any]]:
+        """The rows of shapes and seeds, once all processes have done theirs."""
+        of_this = {"speedup": self.speedup, "steps": self.scale.steps}
+        while True:
+            found = {one: self.rows.find(shape=str(one[0]), seed=one[1], **of_this) for one in wanted}
+            if all(found.values()):
+                return {one: row for one, row in found.items() if row is not None}
+            time.sleep(10)
 
 
 def judge(
-    rows: Rows,
+    rows: Sequence[Mapping[str, Any]],
     scale: Scale,
     speedup: float,
     shapes: Mapping[Architecture, tuple[str, Latency, Mapping[str, float]]],
     minutes: float,
 ) -> dict[str, Any]:
-    """Print the comparison for a budget, once all parts are done."""
-    wanted = len(shapes) * scale.seeds
-
-    def done() -> list[dict[str, Any]]:
-        return [row for row in rows.read() if row["steps"] == scale.steps and row["speedup"] == speedup]
-
-    while len(done()) < wanted:
-        time.sleep(10)
+    """Print the comparison for a budget."""
+    done = [row for row in rows if row["steps"] == scale.steps and row["speedup"] == speedup]
     found = {}
-    for measure in ("quality", *done()[0]["scores"]):
-        found[measure] = compare(
-            _confirmations(done(), shapes, measure), label="R²" if measure == "quality" else measure
+    for measure in ("quality", *done[0]["scores"]):
+        label = "R²" if measure == "quality" else measure
+        every = compare(_confirmations(done, shapes, measure), label=label)
+        # random shapes have one seed: among these the winner has its first as well
+        one_seed = compare([replace(one, qualities=one.qualities[:1]) for one in _confirmations(done, shapes, measure)])
+        assert every is not None
+        assert one_seed is not None
+        found[measure] = replace(
+            every, random_median=one_seed.random_median, random_percentile=one_seed.random_percentile
         )
-    main = found["quality"]
-    assert main is not None
     names = {str(one) for one, (origin, _, _) in shapes.items() if origin not in (SEARCH, RANDOM)}
-    first = min(row["seed"] for row in done())  # the rate is chosen, and one seed of each is distilled
-    rule_minutes = sum(row["seconds"] for row in rows.read() if row["shape"] in names and row["seed"] <= first) / 60
-    print(f"\n## {speedup:g}x, {done()[0]['tokens']:,} tokens, {scale.seeds} seeds", flush=True)
+    first = min(row["seed"] for row in done)  # the rate is chosen, and one seed of each is distilled
+    rule_minutes = sum(row["seconds"] for row in rows if row["shape"] in names and row["seed"] <= first) / 60
+    print(f"\n## {speedup:g}x, {done[0]['tokens']:,} tokens, {scale.seeds} seeds", flush=True)
     for measure, one in found.items():
-        if one is not None:
-            print(f"\n### {measure}\n\n{one.sentence}\n\n{comparison_table(one)}\n")
-            for each in sorted(_confirmations(done(), shapes, measure), key=lambda one: -one.quality):
-                figures = f"{each.quality:.4f} ± {each.deviation:.4f}, {each.speedup:.2f}x"
-                print(f"- {each.origin}: {each.architecture}, {figures}", flush=True)
+        print(f"\n### {measure}\n\n{one.sentence}\n\n{comparison_table(one)}\n")
+        for each in sorted(_confirmations(done, shapes, measure), key=lambda one: -one.quality):
+            figures = f"{each.quality:.4f} ± {each.deviation:.4f}, {each.speedup:.2f}x, {len(each.qualities)} seed(s)"
+            print(f"- {each.origin}: {each.architecture}, {figures}", flush=True)
     return {
-        **_summary(main),
-        "scores": {task: _summary(one) for task, one in found.items() if task != "quality" and one is not None},
+        **_summary(found["quality"]),
+        "scores": {task: _summary(one) for task, one in found.items() if task != "quality"},
         "search_minutes": round(minutes, 1),
         "rule_minutes": round(rule_minutes, 1),
     }
