@@ -166,7 +166,8 @@ class ArchitectureSearch:
         return self._study
 
     def _run(self) -> SearchResult:
-        setting, started = self.setting, time.monotonic()
+        setting = self.setting
+        setting.cost.start()
         everywhere = setting.on_main(self._study)
         setting.wait()  # nobody goes on before the directory is settled
         if self.is_main:
@@ -196,7 +197,7 @@ class ArchitectureSearch:
             log_history=read_log(self.folder),
         )
         if self.is_main:
-            setting.cost.add("total", time.monotonic() - started)
+            setting.cost.total()
             if setting.args.storage is not None:
                 setting.cost.add("storage", self.study.storage_seconds)
             self._write_report(result)
@@ -294,8 +295,8 @@ class ArchitectureSearch:
 
     def _has_enough(self) -> bool:
         """Whether a limit of the search is reached, other than its episodes."""
-        args, spent = self.setting.args, sum(self.setting.cost.seconds.values())
-        if args.max_hours is not None and spent > 3600 * args.max_hours:
+        args = self.setting.args
+        if args.max_hours is not None and self.setting.cost.total() > 3600 * args.max_hours:
             logger.info(f"max_hours={args.max_hours:g} are spent; the search ends with what it has.")
             return True
         study, sampler = self.study.study, self.study.sampler
