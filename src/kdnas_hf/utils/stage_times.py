@@ -10,7 +10,6 @@ from pathlib import Path
 
 from .atomic_files import write_atomically
 
-
 TOTAL = "total"
 
 
