@@ -3,7 +3,7 @@
     python benchmarks/search_against_rules.py --preset short     # 2x and 4x at mini scale, on the embedded text
     python benchmarks/search_against_rules.py --preset full --dataset FILE [FILE …] --max_length 128 --threads 1 \
         --tasks wikiann intents --data_dir FOLDER
-    python benchmarks/search_against_rules.py --preset full … --part 1/2     # beside a process with --part 2/2
+    python benchmarks/search_against_rules.py --preset full … --helper       # beside it, on other cores
 
 A search runs as `recipes/search.py` does, once for all speed-ups. For each, its winner, rules of thumb that fill what
 the speed-up allows, and random members of the space within 3 % of that are then timed side by side and distilled alike:
@@ -18,16 +18,18 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from distillation_setting import (
     Setting,
@@ -44,11 +46,11 @@ from kdnas_hf.distillation.stored_targets import store_targets
 from kdnas_hf.evaluation import Task, TaskProbe
 from kdnas_hf.export import LatencyModel
 from kdnas_hf.export.architecture_latencies import ArchitectureLatencies
-from kdnas_hf.latency import Latency
 from kdnas_hf.search.controllers.rules_of_thumb import usual_shapes
 from kdnas_hf.search.report import Comparison, compare, comparison_table
 from kdnas_hf.search.result import RANDOM, SEARCH, Confirmation
 from kdnas_hf.search.rules import TOLERANCE, random_architectures, rules_of_thumb
+from kdnas_hf.utils.atomic_files import write_atomically
 
 RATES = (1e-3, 3e-3)
 PILOT = 0.1  # of the steps, for the choice of the learning rate
@@ -106,7 +108,8 @@ def search(setting: Setting, scale: Scale, folder: Path, seed: int) -> tuple[dic
         teacher=setting.teacher,
         space=scale.search_space,
         train_dataset=setting.train,
-        proxy_dataset=setting.train.select(range(scale.mini_kd)),
+        # a sample of all languages: the texts are in the order of their files
+        proxy_dataset=setting.train.shuffle(seed=seed).select(range(scale.mini_kd)),
         heldout_dataset=setting.heldout,
         args=SearchArguments(
             num_episodes=scale.episodes,
@@ -130,32 +133,41 @@ def search(setting: Setting, scale: Scale, folder: Path, seed: int) -> tuple[dic
     return winners, minutes
 
 
-def contestants(
-    setting: Setting, scale: Scale, speedup: float, winner: Architecture, seed: int
-) -> dict[Architecture, tuple[str, Latency, Mapping[str, float]]]:
-    """Winner, rules and random shapes with origin, latency and costs, timed side by side."""
+def rivals(setting: Setting, scale: Scale, speedup: float, seed: int) -> dict[Architecture, str]:
+    """Rules of thumb that fill what a speed-up allows, and random shapes as fast, with their origin."""
     teacher, space = setting.teacher, scale.search_space
-    latencies = ArchitectureLatencies(
-        teacher.model, lambda one: student_config(teacher, one), SearchArguments(latency_repeats=45).latency_benchmark
-    )
     # the usual shapes as well: a rule must not be left out because its latency was predicted from far away
     usual = usual_shapes(space, teacher_shape(teacher))
-    drawn = random_architectures(space, _all_alike, 1.0, 24, seed)
-    design = {one: i for i, one in enumerate(dict.fromkeys([winner, *usual, *drawn]))}
-    timed = latencies.measure({i: one for one, i in design.items()}, repeats=15)
-    predict = LatencyModel.fit({one: 1 / timed[i].speedup for one, i in design.items()})
-    level = 1 / speedup  # whoever picks by hand takes all that the budget allows, whatever the search found
-    shapes = {winner: SEARCH}
-    for name, one in rules_of_thumb(space, teacher_shape(teacher), predict, level, scale.rules).items():
-        shapes.setdefault(one, name)
-    for one in random_architectures(space, predict, level, scale.random, seed, list(shapes)):
-        shapes[one] = RANDOM
-    measured = latencies.measure(dict(enumerate(shapes)), repeats=45)
-    costs = latencies.shape_costs(list(shapes))
-    return {
-        one: (origin, measured[i], {name: float(values[i]) for name, values in costs.items()})
-        for i, (one, origin) in enumerate(shapes.items())
-    }
+    design = list(dict.fromkeys([*usual, *random_architectures(space, _all_alike, 1.0, 24, seed)]))
+    timed = _latencies(setting).measure(dict(enumerate(design)), repeats=15)
+    predict = LatencyModel.fit({one: 1 / timed[i].speedup for i, one in enumerate(design)})
+    found: dict[Architecture, str] = {}
+    for name, one in rules_of_thumb(space, teacher_shape(teacher), predict, 1 / speedup, scale.rules).items():
+        found.setdefault(one, name)
+    drawn = random_architectures(space, predict, 1 / speedup, scale.random, seed, list(found))
+    return found | dict.fromkeys(drawn, RANDOM)
+
+
+def contestants(setting: Setting, winner: Architecture, shapes: Mapping[Architecture, str]) -> list[Confirmation]:
+    """The winner and its rivals timed side by side, not yet distilled; one that is both is there twice."""
+    latencies, numbers = _latencies(setting), {one: i for i, one in enumerate({winner: SEARCH} | dict(shapes))}
+    measured = latencies.measure({i: one for one, i in numbers.items()}, repeats=45)
+    costs = latencies.shape_costs(list(numbers))
+    return [
+        Confirmation(
+            architecture=one,
+            origin=origin,
+            qualities=(),
+            latency=measured[numbers[one]],
+            costs={name: float(values[numbers[one]]) for name, values in costs.items()},
+        )
+        for one, origin in [(winner, SEARCH), *shapes.items()]
+    ]
+
+
+def _latencies(setting: Setting) -> ArchitectureLatencies:
+    benchmark = SearchArguments(latency_repeats=45).latency_benchmark
+    return ArchitectureLatencies(setting.teacher.model, lambda one: student_config(setting.teacher, one), benchmark)
 
 
 def _all_alike(architectures: Sequence[Architecture]) -> np.ndarray:
@@ -188,31 +200,6 @@ def distil(
     return {"quality": quality, "scores": scores, "tokens": tokens, "seconds": seconds}
 
 
-class Rows:
-    """What was distilled, kept line by line for several processes.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> list[dict[str, Any]]:
-        """All rows."""
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.is_file() else []
-
-    def find(self, **what: Any) -> dict[str, Any] | None:
-        """The row of these values, if there is one."""
-        return next((row for row in self.read() if what.items() <= row.items()), None)
-
-    def add(self, **row: Any) -> dict[str, Any]:
-        """Write a row, and return it; a line is written at once, so that processes do not mix theirs."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        return row
-
-
 def main() -> None:
     """Search, then compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -224,12 +211,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=[], help="as --quality probe:<task> of recipes/search.py")
     parser.add_argument("--data_dir", default=None, help="folder of local files of the tasks")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/search_against_rules"))
-    parser.add_argument(
-        "--part", default="1/1", help="K/N: every Nth distillation, from the Kth; the search is the 1st's"
-    )
+    parser.add_argument("--helper", action="store_true", help="distil for another process, which searches and judges")
     args = parser.parse_args()
     scale = SCALES[args.preset]
-    part, parts = (int(number) for number in args.part.split("/"))
     folder = args.output_dir / args.preset
     folder.mkdir(parents=True, exist_ok=True)
     setting = load_setting(args, sentences=scale.sentences, heldout=1000)
@@ -238,65 +222,65 @@ def main() -> None:
         folder_of_task = args.data_dir if Task.load(task).embedded is None else None
         probes[task] = TaskProbe.load(task, setting.teacher.tokenizer, args.max_length, folder_of_task)
     print(f"{describe_machine()}\n{scale}\n", flush=True)
-    rows, result = Rows(folder / "rows.jsonl"), {}
-    for speedup in scale.speedups:
-        found = found_once(setting, scale, folder, args.seed, waits=part > 1)
-        shapes = {
-            Architecture(**one["architecture"]): (one["origin"], Latency(**one["latency"]), one["costs"])
-            for one in found["contestants"][f"{speedup:g}x"]
+
+    def chosen() -> dict[str, Any]:
+        found = {speedup: rivals(setting, scale, speedup, args.seed) for speedup in scale.speedups}
+        return {f"{speedup:g}": [(one.as_dict(), why) for one, why in some.items()] for speedup, some in found.items()}
+
+    kept = once(folder / "rivals.json", args.helper, chosen)
+    known = {speedup: {Architecture(**one): why for one, why in kept[f"{speedup:g}"]} for speedup in scale.speedups}
+    training = training_arguments(folder, args.seed, {})
+    depths = {one.num_hidden_layers for shapes in known.values() for one in shapes}
+    required = required_by(training, setting.teacher, sorted(depths | set(scale.search_space.num_hidden_layers)))
+    dtype = training.teacher_torch_dtype or torch.float32
+    texts = [
+        store_targets(setting.teacher, one, required, folder / "targets", dtype=dtype, batch_size=64)
+        for one in (setting.train, setting.heldout)
+    ]
+    work = Work(setting, texts, scale, folder, args.seed, probes)
+    if args.helper:  # while the other one searches
+        for shapes in known.values():
+            work.do([(one, args.seed + 1) for one in shapes])
+
+    def timed() -> dict[str, Any]:
+        winners, minutes = search(setting, scale, folder / "search", args.seed)
+        alike = {
+            f"{speedup:g}": [one.to_dict() for one in contestants(setting, winners[speedup], shapes)]
+            for speedup, shapes in known.items()
         }
-        training = training_arguments(folder, args.seed, {})
-        depths = {*scale.search_space.num_hidden_layers, *(one.num_hidden_layers for one in shapes)}
-        required = required_by(training, setting.teacher, sorted(depths))
-        dtype = training.teacher_torch_dtype or torch.float32
-        texts = [
-            store_targets(setting.teacher, one, required, folder / "targets", dtype=dtype, batch_size=64)
-            for one in (setting.train, setting.heldout)
-        ]
-        work = Work(setting, texts, scale, speedup, rows, args.seed, probes)
-        for architecture in list(shapes)[part - 1 :: parts]:
-            work.distil_with(architecture, args.seed + 1)
-        rivals = [one for one, (origin, _, _) in shapes.items() if origin not in (SEARCH, RANDOM)]
-        first = work.wait_for([(one, args.seed + 1) for one in shapes])
-        best = sorted(rivals, key=lambda one: -first[one, args.seed + 1]["quality"])[:SEEDED_RULES]
+        return {"minutes": minutes, "contestants": alike}
+
+    found, result = once(folder / "contestants.json", args.helper, timed), {}
+    for speedup in scale.speedups:
+        alike = [Confirmation.from_dict(one) for one in found["contestants"][f"{speedup:g}"]]
+        first = work.do([(one.architecture, args.seed + 1) for one in alike])
+        best = sorted((one for one in alike if one.is_rule), key=lambda one: -first[one.architecture]["quality"])
         seeds = range(args.seed + 2, args.seed + 1 + scale.seeds)
-        further = [(one, seed) for seed in seeds for one in (next(iter(shapes)), *best)]
-        for architecture, seed in further[part - 1 :: parts]:
-            work.distil_with(architecture, seed)
-        if part == 1:
-            work.wait_for(further)
-            result[f"{speedup:g}x"] = judge(rows.read(), scale, speedup, shapes, found["minutes"])
+        for seed in seeds:
+            work.do([(one.architecture, seed) for one in (alike[0], *best[:SEEDED_RULES])])
+        if not args.helper:
+            result[f"{speedup:g}x"] = judge(work.rows(), scale, speedup, alike, found["minutes"])
     print(json.dumps(result))
 
 
-def found_once(setting: Setting, scale: Scale, folder: Path, seed: int, waits: bool) -> dict[str, Any]:
-    """The search's minutes and the contestants by speed-up; made by one process, for which others wait."""
-    path = folder / "contestants.json"
+def once(path: Path, waits: bool, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is kept in a file, made if it is not there; one that ``waits`` leaves that to the other process."""
     while waits and not path.is_file():
         time.sleep(10)
     if not path.is_file():
-        winners, minutes = search(setting, scale, folder / "search", seed)
-        shapes = {
-            f"{speedup:g}x": [
-                {"architecture": one.as_dict(), "origin": origin, "latency": vars(latency), "costs": costs}
-                for one, (origin, latency, costs) in contestants(setting, scale, speedup, winner, seed).items()
-            ]
-            for speedup, winner in winners.items()
-        }
-        path.write_text(json.dumps({"minutes": minutes, "contestants": shapes}, indent=1))
+        write_atomically(path, json.dumps(make(), indent=1))
     return json.loads(path.read_text())
 
 
 @dataclass(frozen=True)
 class Work:
-    """The distillations for a budget, which several processes share.
+    """Distillations, kept line by line in ``rows.jsonl``, which several processes of a machine share.
 
     Attributes:
         setting: Teacher and texts.
         texts: Those to train on and those held out, with stored targets.
-        scale: How large it is.
-        speedup: The budget.
-        rows: What was distilled.
+        scale: How large the experiment is.
+        folder: Where rows are kept.
         seed: That of the pilots, from which on all others count.
         probes: Tasks.
     """
@@ -304,71 +288,88 @@ class Work:
     setting: Setting
     texts: Sequence[Any]
     scale: Scale
-    speedup: float
-    rows: Rows
+    folder: Path
     seed: int
     probes: Mapping[str, TaskProbe]
 
-    def distil_with(self, architecture: Architecture, seed: int) -> None:
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows."""
+        path = self.folder / "rows.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def do(self, wanted: Sequence[tuple[Architecture, int]]) -> dict[Architecture, dict[str, Any]]:
+        """Distil shapes with seeds; what another process is at is left to it, and waited for."""
+        left = list(wanted)
+        while left:
+            for architecture, seed in list(left):
+                name = hashlib.sha256(str(architecture).encode()).hexdigest()[:12]
+                claim = FileLock(self.folder / f"{name}.lock")
+                if self._row(architecture, seed) is not None:
+                    left.remove((architecture, seed))
+                    continue
+                try:
+                    with claim.acquire(blocking=False):
+                        self._distil(architecture, seed)
+                except Timeout:
+                    continue
+            if left and all(self._row(*one) is None for one in left):
+                time.sleep(10)
+        return {architecture: self._row(architecture, seed) or {} for architecture, seed in wanted}
+
+    def _distil(self, architecture: Architecture, seed: int) -> None:
         """Distil with the learning rate that is better in a pilot, unless that was done before."""
         pilots = {}
         for rate in RATES:
-            steps = int(PILOT * self.scale.steps)
-            pilots[rate] = self._row(architecture, self.seed, rate, steps)["quality"]
+            pilots[rate] = self._made(architecture, self.seed, rate, int(PILOT * self.scale.steps))["quality"]
         best = max(RATES, key=lambda rate: pilots[rate])
-        row = self._row(architecture, seed, best, self.scale.steps)
+        row = self._made(architecture, seed, best, self.scale.steps)
         print(f"{architecture}, seed {seed}, rate {best:g}: {row['quality']:.4f}", flush=True)
 
-    def _row(self, architecture: Architecture, seed: int, rate: float, steps: int) -> dict[str, Any]:
-        key = {"shape": str(architecture), "speedup": self.speedup, "seed": seed, "rate": rate, "steps": steps}
-        found = self.rows.find(**key)
-        if found is None:
+    def _made(self, architecture: Architecture, seed: int, rate: float, steps: int) -> dict[str, Any]:
+        row = self._row(architecture, seed, rate, steps)
+        if row is None:
             found = distil(self.setting, self.texts, architecture, steps, rate, seed, self.probes)
-            found = self.rows.add(**key, **found)
-        return found
+            row = {"shape": str(architecture), "seed": seed, "rate": rate, "steps": steps, **found}
+            with (self.folder / "rows.jsonl").open("a") as file:  # at once, so that processes do not mix theirs
+                file.write(json.dumps(row) + "\n")
+        return row
 
-    def wait_for(self, wanted: Sequence[tuple[Architecture, int]]) -> dict[tuple[Architecture, int], dict[str, Any]]:
-        """The rows of shapes and seeds, once all processes have done theirs."""
-        of_this = {"speedup": self.speedup, "steps": self.scale.steps}
-        while True:
-            found = {one: self.rows.find(shape=str(one[0]), seed=one[1], **of_this) for one in wanted}
-            if all(found.values()):
-                return {one: row for one, row in found.items() if row is not None}
-            time.sleep(10)
+    def _row(
+        self, architecture: Architecture, seed: int, rate: float | None = None, steps: int | None = None
+    ) -> dict[str, Any] | None:
+        wanted = {"shape": str(architecture), "seed": seed, "steps": steps or self.scale.steps}
+        wanted |= {} if rate is None else {"rate": rate}
+        return next((row for row in self.rows() if wanted.items() <= row.items()), None)
 
 
 def judge(
-    rows: Sequence[Mapping[str, Any]],
-    scale: Scale,
-    speedup: float,
-    shapes: Mapping[Architecture, tuple[str, Latency, Mapping[str, float]]],
-    minutes: float,
+    rows: Sequence[Mapping[str, Any]], scale: Scale, speedup: float, alike: Sequence[Confirmation], minutes: float
 ) -> dict[str, Any]:
     """Print the comparison for a budget."""
-    done = [row for row in rows if row["steps"] == scale.steps and row["speedup"] == speedup]
-    (winner, *_) = shapes
+    shapes = {str(one.architecture) for one in alike}
+    rows = [row for row in rows if row["shape"] in shapes]
+    done = [row for row in rows if row["steps"] == scale.steps]
     # all that meets the budget is an alternative, also where the winner is faster than it had to be
-    tolerance = max(TOLERANCE, shapes[winner][1].speedup / speedup * (1 + TOLERANCE) - 1)
+    tolerance = max(TOLERANCE, alike[0].speedup / speedup * (1 + TOLERANCE) - 1)
     found = {}
     for measure in ("quality", *done[0]["scores"]):
         label = "R²" if measure == "quality" else measure
-        every = compare(_confirmations(done, shapes, measure), tolerance, label=label)
+        every = compare(_with_scores(done, alike, measure), tolerance, label=label)
         # random shapes have one seed: among these the winner has its first as well
-        one_seed = compare(
-            [replace(one, qualities=one.qualities[:1]) for one in _confirmations(done, shapes, measure)], tolerance
-        )
+        firsts = [replace(one, qualities=one.qualities[:1]) for one in _with_scores(done, alike, measure)]
+        one_seed = compare(firsts, tolerance)
         assert every is not None
         assert one_seed is not None
         found[measure] = replace(
             every, random_median=one_seed.random_median, random_percentile=one_seed.random_percentile
         )
-    names = {str(one) for one, (origin, _, _) in shapes.items() if origin not in (SEARCH, RANDOM)}
+    rules = {str(one.architecture) for one in alike if one.is_rule}
     first = min(row["seed"] for row in done)  # the rate is chosen, and one seed of each is distilled
-    rule_minutes = sum(row["seconds"] for row in rows if row["shape"] in names and row["seed"] <= first) / 60
+    rule_minutes = sum(row["seconds"] for row in rows if row["shape"] in rules and row["seed"] <= first) / 60
     print(f"\n## {speedup:g}x, {done[0]['tokens']:,} tokens, {scale.seeds} seeds", flush=True)
     for measure, one in found.items():
         print(f"\n### {measure}\n\n{one.sentence}\n\n{comparison_table(one)}\n")
-        for each in sorted(_confirmations(done, shapes, measure), key=lambda one: -one.quality):
+        for each in sorted(_with_scores(done, alike, measure), key=lambda one: -one.quality):
             figures = f"{each.quality:.4f} ± {each.deviation:.4f}, {each.speedup:.2f}x, {len(each.qualities)} seed(s)"
             print(f"- {each.origin}: {each.architecture}, {figures}", flush=True)
     return {
@@ -379,16 +380,13 @@ def judge(
     }
 
 
-def _confirmations(
-    rows: Sequence[Mapping[str, Any]],
-    shapes: Mapping[Architecture, tuple[str, Latency, Mapping[str, float]]],
-    measure: str,
-) -> list[Confirmation]:
+def _with_scores(rows: Sequence[Mapping[str, Any]], alike: Sequence[Confirmation], measure: str) -> list[Confirmation]:
+    """The contestants with what was measured of each, by seed."""
     found = []
-    for one, (origin, latency, costs) in shapes.items():
-        own = sorted((row for row in rows if row["shape"] == str(one)), key=lambda row: row["seed"])
-        values = tuple(row["quality"] if measure == "quality" else row["scores"][measure] for row in own)
-        found.append(Confirmation(architecture=one, origin=origin, qualities=values, latency=latency, costs=costs))
+    for one in alike:
+        own = sorted((row for row in rows if row["shape"] == str(one.architecture)), key=lambda row: row["seed"])
+        values = [row["quality"] if measure == "quality" else row["scores"][measure] for row in own]
+        found.append(replace(one, qualities=tuple(values)))
     return found
 
 
