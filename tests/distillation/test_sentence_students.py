@@ -144,9 +144,7 @@ def test_vectors_of_another_head_are_not_read(teacher, tokenizer, tmp_path):
     paths = set()
     for head in (teacher.sentence_head, SentenceHead("mean"), SentenceHead("cls")):
         teacher.sentence_head = head
-        stored = store_targets(
-            teacher, texts, trainer.pool.required, tmp_path / "t", dtype=torch.float32, batch_size=4
-        )
+        stored = store_targets(teacher, texts, trainer.pool.required, tmp_path / "t", dtype=torch.float32, batch_size=4)
         assert isinstance(stored, StoredTargets)
         paths.add(stored.path)
     assert len(paths) == 3
@@ -173,3 +171,15 @@ def test_loading_a_teacher_brings_its_head(teacher, tmp_path):
     assert load_teacher(str(tmp_path)).sentence_head is None
     teacher.sentence_head.save(tmp_path)
     assert load_teacher(str(tmp_path)).sentence_head.digest() == teacher.sentence_head.digest()
+
+
+def test_sentence_transformers_loads_the_student(teacher, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    trainer, _ = distil(teacher, tmp_path / "run", max_steps=2)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "student"))
+    theirs = library.SentenceTransformer(str(tmp_path / "student"), trust_remote_code=True)
+    texts = make_texts(5)
+    ours = SentenceEncoder.from_pretrained(tmp_path / "student")
+    np.testing.assert_allclose(ours.encode(texts), theirs.encode(texts), atol=1e-5)
+    np.testing.assert_allclose(ours.encode(texts, "query"), theirs.encode(texts, prompt_name="query"), atol=1e-5)

@@ -78,7 +78,7 @@ def test_vectors_are_those_of_sentence_transformers(saved):
     library = pytest.importorskip("sentence_transformers")
     folder, _ = saved
     theirs, ours = library.SentenceTransformer(str(folder)), SentenceEncoder.from_pretrained(folder, batch_size=3)
-    texts = make_texts(7) + ["bap " * 40]  # the last is cut off
+    texts = [*make_texts(7), "bap " * 40]  # the last is cut off
     for prompt in (None, "query", "passage"):
         np.testing.assert_allclose(ours.encode(texts, prompt), theirs.encode(texts, prompt), atol=1e-5)
     assert theirs.max_seq_length == 20

@@ -46,8 +46,8 @@ float32 by `kdnas_hf`. They are not the original weights: what 4-bit quantisatio
 - `BertModel` without pooler and without language-modelling head, 12 layers of hidden size 384.
 - XLM-R's tokenizer. The embedding table has one row per token (250,002); the original's further 35 rows, which no token
   uses, are left out.
-- `SentenceTransformer` loads it: a sentence vector is the mean of the last hidden states over the real tokens, of length
-  1; the model was trained on texts that start with `query: ` or `passage: `, and the first is its default prompt.
+- `SentenceTransformer` loads it: a sentence vector is the mean of the last hidden states over the real tokens, of
+  length 1; the model was trained on texts that start with `query: ` or `passage: `, its default prompt is the first.
 """
 
 

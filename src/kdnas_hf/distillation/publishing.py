@@ -14,7 +14,7 @@ from transformers.trainer_utils import HubStrategy
 from ..students import KDNASModel
 from .arguments import DistillationTrainingArguments
 from .pool import StudentPool
-from .statistics import HiddenStateStatistics
+from .targets import Targets
 from .teacher import Teacher
 
 ONE_STUDENT = "push_to_hub sends one student; save those of a pool (save_students) and push each."
@@ -26,13 +26,13 @@ class StudentPublishing(Trainer):
     args: DistillationTrainingArguments
     pool: StudentPool
     teacher: Teacher
-    statistics: HiddenStateStatistics | None
+    targets: Targets
 
     def save_students(self, output_dir: str | Path) -> None:
         """Write each student of this process with the tokenizer: a lone one into ``output_dir``, others by name.
 
         Embeddings that are inherited from the teacher are folded into an ordinary table in the file. The student of a
-        teacher of sentence vectors gets a head that makes its own comparable to them, as sentence-transformers keeps it.
+        teacher of sentence vectors gets a head that makes comparable ones, in the files of sentence-transformers.
         """
         for name, member in self.pool.items():
             folder = Path(output_dir) if len(self.pool.names) == 1 else Path(output_dir) / name
@@ -42,7 +42,7 @@ class StudentPublishing(Trainer):
             if self.teacher.sentence_head is not None and isinstance(member.model, KDNASModel):
                 # a head that was learned for the vectors goes before one that follows from states
                 losses = sorted(member.all_losses(), key=lambda loss: not loss.required.sentence_vectors)
-                heads = (loss.sentence_head(self.teacher.sentence_head, self.statistics) for loss in losses)
+                heads = (loss.sentence_head(self.teacher.sentence_head, self.targets.statistics) for loss in losses)
                 if head := next((head for head in heads if head is not None), None):
                     head.save(folder)
 

@@ -198,11 +198,18 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
     # ---- the loss ----
 
     def _batch(
-        self, inputs: Mapping[str, Any], masked_text: bool = False, **counts: torch.Tensor | None
+        self, inputs: Mapping[str, Any], counts: Mapping[str, torch.Tensor], masked_text: bool = False
     ) -> DistillationBatch:
         """A batch of texts with what the teacher says about it; see `DistillationBatch` and `Targets`."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        batch = DistillationBatch(ids, mask, labels=inputs.get(LABELS), **cast(Any, counts))
+        batch = DistillationBatch(
+            ids,
+            mask,
+            num_tokens=counts["num_tokens"],
+            labels=inputs.get(LABELS),
+            num_labels=counts.get("num_labels"),
+            num_texts=counts["num_texts"],
+        )
         self.targets(inputs, batch, masked_text)
         return batch
 
@@ -223,7 +230,7 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
             counts |= self._step_counts | {"num_tokens": torch.as_tensor(num_items_in_batch)}
         if "num_labels" in counts:  # a batch may be so short that nothing in it is masked
             counts["num_labels"] = counts["num_labels"].clamp_min(1)
-        return self._batch(inputs, **{name: n.to(self.args.device, torch.float32) for name, n in counts.items()})
+        return self._batch(inputs, {name: n.to(self.args.device, torch.float32) for name, n in counts.items()})
 
     def compute_loss(
         self,

@@ -47,4 +47,6 @@ def check_sees_both_ways(name_or_path: str, model: PreTrainedModel, tokenizer: P
     ids = torch.tensor([ordinary, [*ordinary[:-1], ordinary[0]]])
     states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
     if torch.allclose(states[0], states[1]):
-        raise ValueError(_NO_ENCODER.format("teacher", name_or_path, model.config.model_type, "reads in one direction only"))
+        raise ValueError(
+            _NO_ENCODER.format("teacher", name_or_path, model.config.model_type, "reads in one direction only")
+        )

@@ -1,11 +1,11 @@
-"""How token states become a sentence vector: pooling, dense layers, normalization and prompts, as sentence-transformers
-keeps them beside an encoder's weights."""
+"""How token states become a sentence vector, in the files of sentence-transformers: pooling, layers and prompts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Normalize(nn.Module):
     """Scales vectors to length 1."""
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Scale ``(…, dimension)``."""
         return nn.functional.normalize(vectors, dim=-1)
 
 
@@ -168,7 +169,9 @@ class SentenceHead(nn.Module):
         folder = Path(folder)
         modules = [_module(0, "", "Transformer"), _module(1, "1_Pooling", "Pooling")]
         size = next((one.in_features for one in self.layers if isinstance(one, nn.Linear)), None)
-        width = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"] if size is None else size
+        width = (
+            json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"] if size is None else size
+        )
         config = {"word_embedding_dimension": width if size is None else size // len(self.pooling)}
         config |= {flag: mode in self.pooling for mode, flag in _FLAGS.items()} | {"include_prompt": True}
         _write(folder / "1_Pooling" / "config.json", config)
@@ -185,8 +188,8 @@ class SentenceHead(nn.Module):
             path = folder / f"{number}_Dense"
             _write(path / "config.json", _dense_config(layer, activation))
             weights = {f"linear.{name}": value.detach().cpu().contiguous() for name, value in layer.named_parameters()}
-            write_atomically(path / "model.safetensors", lambda file, weights=weights: save_file(weights, str(file)))
-        settings = {"model_type": "SentenceTransformer", "prompts": self.prompts}
+            write_atomically(path / "model.safetensors", partial(save_file, weights))
+        settings: dict[str, Any] = {"model_type": "SentenceTransformer", "prompts": self.prompts}
         settings |= {"default_prompt_name": self.default_prompt, "similarity_fn_name": self.similarity}
         _write(folder / PROMPTS_FILE, settings)
         _write(folder / LENGTH_FILE, {"max_seq_length": self.max_length, "do_lower_case": False})
@@ -225,8 +228,8 @@ class SentenceHead(nn.Module):
                 layers += _dense_of(read(f"{path}/config.json"), read(f"{path}/model.safetensors", load_file), named)
             elif kind not in ("Transformer", "Dropout"):
                 raise ValueError(
-                    f"{named} has the module {module['type']!r}, whose vectors cannot be made here; choose a teacher of "
-                    "Transformer, Pooling, Dense and Normalize, or store its vectors in a column."
+                    f"{named} has the module {module['type']!r}, which is not supported; choose a model of "
+                    "Transformer, Pooling, Dense and Normalize."
                 )
         if pooling is None:
             raise ValueError(f"{named} has no module Pooling; its pooling is unknown. Add one to its {MODULES_FILE}.")
@@ -239,6 +242,12 @@ class SentenceHead(nn.Module):
             settings.get("similarity_fn_name") or "cosine",
             length.get("max_seq_length"),
         )
+
+
+def copy_sentence_head(source: str | Path, target: str | Path) -> None:
+    """Keep beside a copy of an encoder, which may be compressed, what made its sentence vectors, if there is any."""
+    if head := SentenceHead.load(source, field="student"):
+        head.save(target)
 
 
 def _read_json(file: Path) -> Any:

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from given_states import STUDENT_SIZE, TEACHER_SIZE, make_states
 from torch import nn
 
-from given_states import STUDENT_SIZE, TEACHER_SIZE, make_states
 from kdnas_hf.distillation import LossSetting
 from kdnas_hf.distillation.losses import LossArguments, sentence_vector_loss
 from kdnas_hf.distillation.losses.sentence_vectors import SentenceVectorsLoss, similarities
@@ -109,7 +109,9 @@ def test_measures_are_those_of_all_texts():
         vectors = torch.cat([loss.vectors(student) for student, _ in batches])
     targets = torch.cat([batch.teacher.sentence_vectors for _, batch in batches])
     errors = (vectors - targets).square().sum()
-    assert found["vector_r2"] == pytest.approx(1 - (errors / (targets - targets.mean(0)).square().sum()).item(), rel=1e-4)
+    assert found["vector_r2"] == pytest.approx(
+        1 - (errors / (targets - targets.mean(0)).square().sum()).item(), rel=1e-4
+    )
     assert found["error"] == pytest.approx(1 - found["vector_r2"])
     assert found["cosine"] == pytest.approx(nn.functional.cosine_similarity(vectors, targets).mean().item(), rel=1e-4)
     assert found["loss"] == pytest.approx((errors / len(targets)).item(), rel=1e-4)
