@@ -179,8 +179,7 @@ class SentenceHead(nn.Module):
         while layers:
             layer, number = layers.pop(0), len(modules)
             if isinstance(layer, Normalize):
-                modules.append(_module(number, f"{number}_Normalize", "Normalize"))
-                (folder / f"{number}_Normalize").mkdir(exist_ok=True)
+                modules.append(_module(number, f"{number}_Normalize", "Normalize"))  # it has no files
                 continue
             assert isinstance(layer, nn.Linear)
             activation = layers.pop(0) if layers and type(layers[0]) in ACTIVATIONS.values() else nn.Identity()
