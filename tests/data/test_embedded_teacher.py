@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas_hf.data import EMBEDDED_TEACHER_NAME, embedded_teacher
+from kdnas_hf.students import SentenceEncoder
 
 # The package exports the function under the module's name.
 module = importlib.import_module("kdnas_hf.data.embedded_teacher")
@@ -108,10 +110,7 @@ def test_cache_directory_comes_from_the_environment(embedded_teacher_path, no_co
 
 def test_truncated_weights_are_not_used(embedded_teacher_path, no_conversion, tmp_path):
     damaged = tmp_path / embedded_teacher_path.name
-    damaged.mkdir()
-    for file in embedded_teacher_path.iterdir():
-        if file.name != "model.safetensors":
-            (damaged / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(embedded_teacher_path, damaged, ignore=shutil.ignore_patterns("model.safetensors"))
     (damaged / "model.safetensors").write_bytes(b"\0" * 1000)
     with pytest.raises(ImportError, match="a conversion was attempted"):
         embedded_teacher(tmp_path, verify=False)
@@ -158,3 +157,23 @@ def test_two_processes_converting_at_once_get_one_checkpoint(tiny_e5s1, tmp_path
     assert [process.returncode for process in processes] == [0, 0]
     assert len(paths) == 1
     assert {file.name for file in Path(paths.pop()).iterdir()} >= {"config.json", "model.safetensors", "manifest.json"}
+
+
+def test_it_makes_sentence_vectors_with_its_prompts(embedded_teacher_path):
+    encoder = SentenceEncoder.from_pretrained(embedded_teacher_path, field="teacher")
+    assert encoder.prompts == {"query": "query: ", "passage": "passage: "}
+    texts = ["Wie ist das Wetter heute?", "What is the weather like today?", "Der Zug fährt um acht Uhr ab."]
+    vectors = encoder.encode(texts)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(vectors, encoder.encode(texts, "query"), atol=1e-6)
+    assert not np.allclose(vectors, encoder.encode(texts, "passage"), atol=1e-2)
+    likeness = vectors @ vectors.T
+    assert likeness[0, 1] > likeness[0, 2] + 0.05
+
+
+def test_sentence_transformers_loads_it(embedded_teacher_path):
+    library = pytest.importorskip("sentence_transformers")
+    theirs = library.SentenceTransformer(str(embedded_teacher_path))
+    encoder, texts = SentenceEncoder.from_pretrained(embedded_teacher_path), ["Guten Morgen", "Good morning"]
+    np.testing.assert_allclose(encoder.encode(texts), theirs.encode(texts), atol=1e-5)
+    assert theirs.max_seq_length == 512

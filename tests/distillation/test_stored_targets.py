@@ -67,7 +67,8 @@ def own_outputs(teacher, row, required=STATES):
 
 
 def by_token(row):
-    return torch.from_numpy(row[STORED].tokens.copy()).view(torch.float32)
+    layout, stored = row[STORED]
+    return torch.from_numpy(stored.copy()).view(torch.float32).view(-1, sum(layout.sizes(3)) or sum(layout.sizes(2)))
 
 
 # ---- what is found ----
@@ -89,7 +90,7 @@ def test_texts_of_any_length_in_files_of_any_size(lengths, tokens_in_a_file, bat
     assert len(stored) == len(lengths)
     assert list(stored.lengths) == lengths
     indices = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
-    batch = stored.layout.unpack([stored[i][STORED].tokens for i in indices], 13)
+    batch = stored.layout.unpack([stored[i][STORED].stored for i in indices], 13)
     found = torch.cat(batch.tensors(), dim=-1)
     assert found.shape == (len(indices), 13, 4 * SIZE)
     for index, values in zip(indices, found, strict=True):
@@ -106,7 +107,7 @@ SMALL = Required(hidden_states=frozenset({1}), queries_keys_values=frozenset({2}
 def test_a_text_without_tokens_has_targets_of_its_class_too(tokenizer, tmp_path):
     teacher = teacher_with_head("texts", tokenizer)
     stored = store(tmp_path, teacher, [{"input_ids": [0, 9, 2]}, {"input_ids": []}], Required(task_logits=True))
-    batch = stored.layout.unpack([row[STORED].tokens for row in stored.__getitems__([1, 0])], 3)
+    batch = stored.layout.unpack([row[STORED].stored for row in stored.__getitems__([1, 0])], 3)
     assert batch.task_logits.shape == (2, 3)
     assert (batch.task_logits[0] == 0).all()
     assert (batch.task_logits[1] != 0).all()
@@ -168,7 +169,7 @@ def test_a_data_loader_gives_each_text_its_own_targets(workers, teacher, texts, 
 def test_size_is_known_before(teacher, texts, tmp_path):
     for dtype, width in ((torch.float32, 4), (torch.bfloat16, 2)):
         layout = Layout.of(teacher, STATES, dtype)
-        expected = layout.token_bytes * sum(texts["length"])
+        expected = layout.bytes_of(len(texts), sum(texts["length"]))
         assert expected == sum(texts["length"]) * (2 + 3) * SIZE * width
         stored = store(tmp_path, teacher, texts, dtype=dtype)
         on_disk = sum(path.stat().st_size for path in stored.path.iterdir())

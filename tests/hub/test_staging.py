@@ -2,13 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 from example_evidence import example_evidence, save_example_student
 from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas_hf.hub import PublicationError, stage_student
 from kdnas_hf.hub.model_card import Sibling
+from kdnas_hf.students import SentenceEncoder
+from kdnas_hf.utils.sentence_head import Normalize, SentenceHead
+from tiny_teacher import make_texts
 
 TOKEN = "hf_" + "a1B2" * 8
 
@@ -79,6 +84,34 @@ def test_what_is_staged_computes_what_the_student_does(student, mixed_student, t
         inputs = AutoTokenizer.from_pretrained(folder)("bap dat", return_tensors="pt")
         mine, theirs = (AutoModel.from_pretrained(path).eval()(**inputs)[0] for path in (source, folder))
         assert (mine - theirs).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_an_embedder_stays_one(student, tmp_path, native):
+    size = json.loads((student / "config.json").read_text())["hidden_size"]
+    prompts = {"query": "bap ", "passage": "bar "}
+    SentenceHead("mean", [torch.nn.Linear(size, 6), Normalize()], prompts, "query").save(student)
+    staged = stage_student(student, tmp_path / "out", "me/small", native=native)
+    assert {"modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors"} <= set(staged.files)
+    mine, theirs = (SentenceEncoder.from_pretrained(path) for path in (student, tmp_path / "out"))
+    texts = make_texts(4)
+    np.testing.assert_allclose(mine.encode(texts, "passage"), theirs.encode(texts, "passage"), atol=1e-5)
+    data = ModelCard(staged.card).data
+    assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    trust = "" if native else ", trust_remote_code=True"
+    assert f'SentenceTransformer("me/small"{trust})' in staged.card
+    assert 'prompt_name="passage"' in staged.card
+    assert "Prompts: `query`: 'bap ', `passage`: 'bar '; without `prompt_name` the prompt is `query`." in staged.card
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_sentence_transformers_makes_the_vectors_of_what_is_staged(student, tmp_path, native):
+    library = pytest.importorskip("sentence_transformers")
+    SentenceHead("cls", [Normalize()]).save(student)
+    stage_student(student, tmp_path / "out", native=native)
+    texts = make_texts(4)
+    theirs = library.SentenceTransformer(str(tmp_path / "out"), trust_remote_code=True)
+    np.testing.assert_allclose(SentenceEncoder.from_pretrained(student).encode(texts), theirs.encode(texts), atol=1e-5)
 
 
 def test_configurations_forget_where_they_were_loaded_from(mixed_student, tmp_path):

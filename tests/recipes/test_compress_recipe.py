@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from example_evidence import save_example_student
@@ -13,7 +14,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from kdnas_hf import StudentEvidence
 from kdnas_hf.hub import stage_student
-from kdnas_hf.students import KDNASConfig, KDNASForSequenceClassification
+from kdnas_hf.students import KDNASConfig, KDNASForSequenceClassification, SentenceEncoder
+from kdnas_hf.utils.sentence_head import Normalize, SentenceHead
 from tiny_teacher import WORDS, make_texts
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,14 @@ def test_a_vocabulary_is_trimmed_to_files(recipe, student, texts, tmp_path, caps
     with torch.no_grad():
         one = before(**its_tokenizer(line, return_tensors="pt")).last_hidden_state
         assert torch.equal(model(**loaded(line, return_tensors="pt")).last_hidden_state, one)
+
+
+def test_an_embedder_stays_one(recipe, student, texts, tmp_path):
+    SentenceHead("mean", [Normalize()], {"query": "bap "}, "query").save(student)
+    recipe.main([str(student), "--trim_to", str(texts), "--heldout_sentences", "10"])
+    before, after = (SentenceEncoder.from_pretrained(path) for path in (student, tmp_path / "student-compressed"))
+    lines = texts.read_text().splitlines()[-4:]
+    np.testing.assert_allclose(after.encode(lines), before.encode(lines), atol=1e-6)
 
 
 def test_nothing_is_claimed_that_was_measured_of_other_weights(recipe, student, texts, tmp_path):

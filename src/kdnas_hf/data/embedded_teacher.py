@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..utils.cache_directory import default_cache_dir
+from ..utils.sentence_head import Normalize, SentenceHead
 from .e5s1_checkpoint import convert_e5s1
 from .sealed_directory import SealedDirectory, sha256_of_file
 from .wheel_files import wheel_directory
@@ -21,8 +22,13 @@ _WEIGHTS_FILE = "e5-small-q4.bin"
 _WEIGHTS_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 
 # Raise it with every change of what the conversion writes: cached checkpoints of another version are converted anew.
-_CONVERTER_VERSION = "1"
+_CONVERTER_VERSION = "2"
 _DIRECTORY_NAME = "multilingual-e5-small-dequantised-from-4-bit"
+
+# of the original; a text without a prompt of its own is one to compare with others, as its authors advise
+_SENTENCE_HEAD = SentenceHead(
+    "mean", [Normalize()], {"query": "query: ", "passage": "passage: "}, default_prompt="query", max_length=512
+)
 
 _README = f"""---
 license: mit
@@ -40,8 +46,8 @@ float32 by `kdnas_hf`. They are not the original weights: what 4-bit quantisatio
 - `BertModel` without pooler and without language-modelling head, 12 layers of hidden size 384.
 - XLM-R's tokenizer. The embedding table has one row per token (250,002); the original's further 35 rows, which no token
   uses, are left out.
-- For sentence embeddings, average the last hidden states over the real tokens; the model was trained on texts that
-  start with `query: ` or `passage: `.
+- `SentenceTransformer` loads it: a sentence vector is the mean of the last hidden states over the real tokens, of
+  length 1; the model was trained on texts that start with `query: ` or `passage: `, its default prompt is the first.
 """
 
 
@@ -91,6 +97,7 @@ def _convert(directory: Path) -> None:
         )
     logger.info(f"Converting {source} into an ordinary checkpoint.")
     convert_e5s1(source, directory)
+    _SENTENCE_HEAD.save(directory)
     (directory / "README.md").write_text(_README, encoding="utf-8")
 
 

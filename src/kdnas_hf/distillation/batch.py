@@ -25,6 +25,7 @@ class DistillationBatch:
         labels: ``(batch, sequence)``, masked tokens or classes of tokens, or ``(batch,)``, classes of texts; -100 where
             there is none. None where no loss needs any.
         num_labels: Scalar that sums over labels are divided by.
+        num_texts: Scalar that sums over texts are divided by.
     """
 
     input_ids: torch.Tensor
@@ -33,6 +34,7 @@ class DistillationBatch:
     teacher: TeacherOutputs = field(default_factory=TeacherOutputs)
     labels: torch.Tensor | None = None
     num_labels: torch.Tensor | None = None
+    num_texts: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         self._states: dict[int, torch.Tensor] = {}

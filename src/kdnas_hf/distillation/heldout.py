@@ -36,14 +36,15 @@ class HeldoutEvaluation(Trainer):
         def batches() -> Iterator[tuple[DistillationBatch, DistillationBatch | None]]:
             nonlocal samples
             one = torch.ones((), device=self.args.device)  # what is measured is summed, and divided at the end
+            counts = {"num_tokens": one, "num_texts": one, "num_labels": one}
             for number, loaded in enumerate(dataloader):
                 inputs = self._prepare_inputs(dict(loaded))
                 samples += inputs["input_ids"].shape[0]
                 masked = None
                 if trainer.masking is not None:  # states are compared on whole texts, predictions on masked ones
                     tokens = trainer._mask(inputs, "eval", trainer._own_texts, number)
-                    masked = trainer._batch(inputs | tokens, one, one, masked_text=True)
-                yield trainer._batch(inputs, one, one if self.pool.classifies else None), masked
+                    masked = trainer._batch(inputs | tokens, counts, masked_text=True)
+                yield trainer._batch(inputs, counts), masked
 
         measured = self._measure_members(batches())
         if self.pool.divided:

@@ -11,8 +11,11 @@ from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
+from ..students import KDNASModel
 from .arguments import DistillationTrainingArguments
 from .pool import StudentPool
+from .targets import Targets
+from .teacher import Teacher
 
 ONE_STUDENT = "push_to_hub sends one student; save those of a pool (save_students) and push each."
 
@@ -22,17 +25,26 @@ class StudentPublishing(Trainer):
 
     args: DistillationTrainingArguments
     pool: StudentPool
+    teacher: Teacher
+    targets: Targets
 
     def save_students(self, output_dir: str | Path) -> None:
         """Write each student of this process with the tokenizer: a lone one into ``output_dir``, others by name.
 
-        Embeddings that are inherited from the teacher are folded into an ordinary table in the file.
+        Embeddings that are inherited from the teacher are folded into an ordinary table in the file. The student of a
+        teacher of sentence vectors gets a head that makes comparable ones, in the files of sentence-transformers.
         """
-        for name, model in self.pool.models.items():
+        for name, member in self.pool.items():
             folder = Path(output_dir) if len(self.pool.names) == 1 else Path(output_dir) / name
-            model.save_pretrained(folder)
+            member.model.save_pretrained(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
+            if self.teacher.sentence_head is not None and isinstance(member.model, KDNASModel):
+                # a head that was learned for the vectors goes before one that follows from states
+                losses = sorted(member.all_losses(), key=lambda loss: not loss.required.sentence_vectors)
+                heads = (loss.sentence_head(self.teacher.sentence_head, self.targets.statistics) for loss in losses)
+                if head := next((head for head in heads if head is not None), None):
+                    head.save(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")

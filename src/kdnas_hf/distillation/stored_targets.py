@@ -42,7 +42,7 @@ _FEWEST_TOKENS = 2**13
 
 @dataclass(frozen=True)
 class Layout:
-    """How the teacher's outputs for a token lie side by side; the logits of a text lie with its first token.
+    """How the teacher's outputs for a text lie in its bytes: those of its tokens, one after the other, then its own.
 
     Attributes:
         required: What is stored.
@@ -60,32 +60,50 @@ class Layout:
         token = torch.zeros((1, 1), dtype=torch.long, device=teacher.device)
         return cls(required, dtype, teacher(token, torch.ones_like(token), required, dtype).apply(torch.Tensor.cpu))
 
-    @property
-    def token_bytes(self) -> int:
-        """Size of a token's outputs."""
-        return sum(part.shape[-1] for part in self.outputs.tensors()) * self.dtype.itemsize
+    def sizes(self, dim: int) -> list[int]:
+        """Values of each output that has as many dimensions: 3 for those of tokens, 2 for those of texts."""
+        return [part.shape[-1] for part in self.outputs.tensors() if part.dim() == dim]
 
-    def pack(self, outputs: TeacherOutputs, length: int) -> np.ndarray:
-        """The outputs for texts that are padded to ``length``, as bytes ``(batch, length, token_bytes)``."""
-        pad = torch.nn.functional.pad
-        parts = [one if one.dim() == 3 else pad(one[:, None], (0, 0, 0, length - 1)) for one in outputs.tensors()]
-        return torch.cat(parts, dim=-1).to(self.dtype).cpu().view(torch.uint8).numpy()
+    def bytes_of(self, texts: int, tokens: int) -> int:
+        """Size of the outputs for some texts of so many tokens in all."""
+        return (texts * sum(self.sizes(2)) + tokens * sum(self.sizes(3))) * self.dtype.itemsize
+
+    def pack(self, outputs: TeacherOutputs, lengths: Sequence[int]) -> list[bytes]:
+        """The outputs for texts of these lengths, padded on the right, as bytes for each."""
+        of_tokens, of_texts = (self._joined(outputs, dim) for dim in (3, 2))
+        return [
+            tokens[:length].tobytes() + text.tobytes()
+            for tokens, text, length in zip(of_tokens, of_texts, lengths, strict=True)
+        ]
+
+    def _joined(self, outputs: TeacherOutputs, dim: int) -> np.ndarray:
+        parts = [part for part in outputs.tensors() if part.dim() == dim]
+        if not parts:
+            return np.empty((len(outputs.tensors()[0]), 0), dtype=np.uint8)
+        return torch.cat([part.to(self.dtype) for part in parts], dim=-1).cpu().view(torch.uint8).numpy()
 
     def unpack(self, texts: Sequence[np.ndarray], length: int) -> TeacherOutputs:
-        """The outputs for texts ``(tokens, token_bytes)``, padded to ``length`` with zeros."""
-        padded = np.zeros((len(texts), length, self.token_bytes), dtype=np.uint8)
-        for place, text in zip(padded, texts, strict=True):
-            place[: len(text)] = text
-        sizes = [part.shape[-1] for part in self.outputs.tensors()]
-        parts = iter(torch.from_numpy(padded).view(self.dtype).split(sizes, dim=-1))
-        return self.outputs.apply(lambda one: next(parts) if one.dim() == 3 else next(parts)[:, 0])
+        """The outputs for texts, given as bytes, padded to ``length`` with zeros."""
+        token_bytes, text_bytes = self.bytes_of(0, 1), self.bytes_of(1, 0)
+        of_tokens = np.zeros((len(texts), length, token_bytes), dtype=np.uint8)
+        of_texts = np.zeros((len(texts), text_bytes), dtype=np.uint8)
+        for tokens, text, stored in zip(of_tokens, of_texts, texts, strict=True):
+            if len(stored):  # a text without tokens has no outputs
+                own = stored[: len(stored) - text_bytes].reshape(-1, token_bytes) if token_bytes else tokens[:0]
+                tokens[: len(own)], text[:] = own, stored[len(stored) - text_bytes :]
+        parts = {
+            dim: iter(torch.from_numpy(values).view(self.dtype).split(self.sizes(dim), dim=-1))
+            for dim, values in ((3, of_tokens), (2, of_texts))
+            if values.shape[-1]
+        }
+        return self.outputs.apply(lambda one: next(parts[one.dim()]))
 
 
 class StoredRow(NamedTuple):
-    """The teacher's outputs for a text, as bytes ``(tokens, layout.token_bytes)``."""
+    """The teacher's outputs for a text, as bytes."""
 
     layout: Layout
-    tokens: np.ndarray
+    stored: np.ndarray
 
 
 class StoredTargets(Dataset):
@@ -123,7 +141,7 @@ class StoredTargets(Dataset):
         indices, several = list(indices), isinstance(self.texts, datasets.Dataset)
         texts = self.texts.__getitems__(indices) if several else [self.texts[index] for index in indices]
         stored = (np.frombuffer(value.as_buffer(), np.uint8) for value in self.outputs[indices][STORED])
-        rows = (StoredRow(self.layout, values.reshape(-1, self.layout.token_bytes)) for values in stored)
+        rows = (StoredRow(self.layout, values) for values in stored)
         return [{**text, STORED: row} for text, row in zip(texts, rows, strict=True)]
 
 
@@ -138,7 +156,7 @@ class StoredTargetsCollator:
         stored: list[StoredRow] = [row[STORED] for row in rows if STORED in row]
         batch = dict(self.collator([{k: v for k, v in row.items() if k != STORED} for row in rows]))
         if stored:
-            batch[STORED] = stored[0].layout.unpack([row.tokens for row in stored], batch["input_ids"].shape[1])
+            batch[STORED] = stored[0].layout.unpack([row.stored for row in stored], batch["input_ids"].shape[1])
         return batch
 
 
@@ -200,6 +218,9 @@ def _key(teacher: Teacher, dataset: Any, layout: Layout) -> str:
     model = teacher.task_model if layout.required.task_logits else teacher.model
     assert model is not None
     settings = [digest_of_model(model), digest_of_texts(dataset), asdict(layout.required), str(layout.dtype)]
+    if layout.required.sentence_vectors:
+        assert teacher.sentence_head is not None
+        settings.append(teacher.sentence_head.digest())
     text = json.dumps(settings, sort_keys=True, default=sorted)  # sets of layers in order
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -218,8 +239,8 @@ def _write(rows: list[list[int]], teacher: Teacher, layout: Layout, batch_size: 
                 chosen = order[start : start + batch_size]
                 inputs = collator([{"input_ids": ids[n]} for n in chosen]).to(teacher.device)
                 outputs = teacher(inputs["input_ids"], inputs["attention_mask"], layout.required, layout.dtype)
-                for n, values in zip(chosen, layout.pack(outputs, inputs["input_ids"].shape[1]), strict=True):
-                    packed[n] = values[: len(ids[n])].tobytes()
+                for n, values in zip(chosen, layout.pack(outputs, [len(ids[n]) for n in chosen]), strict=True):
+                    packed[n] = values
             writer.write_batch(pa.record_batch([pa.array(packed, pa.large_binary())], schema=schema))
 
 
@@ -300,7 +321,8 @@ def reason_against_storing(
     if automatic and passes <= 1:
         return "each text is read once."
     layout = Layout.of(teacher, required, args.teacher_torch_dtype or teacher.model.dtype)
-    size = layout.token_bytes * sum(sum(text_lengths(dataset)) for dataset in texts)
+    lengths = [text_lengths(dataset) for dataset in texts]
+    size = layout.bytes_of(sum(map(len, lengths)), sum(map(sum, lengths)))
     if size > args.cache_max_gb * 1e9:
         return f"they would take {size / 1e9:.1f} GB, more than cache_max_gb={args.cache_max_gb}."
     folder = cache_folder(args)

@@ -18,6 +18,7 @@ from ..utils.attention import eager_attention, find_attention_projections, recor
 from ..utils.decoders import teacher_decoder_inputs
 from ..utils.dimensions import TeacherDimensions
 from ..utils.encoders import check_sees_both_ways, encoder_config, load_encoder
+from ..utils.sentence_head import SentenceHead
 from ..utils.tokenizers import load_tokenizer
 from .teacher_outputs import Required, TeacherOutputs
 
@@ -35,6 +36,7 @@ class Teacher:
         name: What reports and cards call it.
         masked_lm: The masked language model of which ``model`` is the encoder, for losses on its predictions.
         task_model: The fine-tuned model of which it is the encoder, if it is not that itself, for losses on classes.
+        sentence_head: What makes a sentence vector of its last states, where it is a model of sentences.
 
     Raises:
         ValueError: If ``model`` is not the encoder of ``task_model``, or that classifies neither texts nor tokens.
@@ -47,6 +49,7 @@ class Teacher:
         name: str | None = None,
         masked_lm: PreTrainedModel | None = None,
         task_model: PreTrainedModel | None = None,
+        sentence_head: SentenceHead | None = None,
     ) -> None:
         if task_model is None and has_task_head(model):
             task_model = model
@@ -57,7 +60,8 @@ class Teacher:
                 raise ValueError(f"model is not the encoder of task_model ({kind}); give that alone.")
             model = cast(PreTrainedModel, task_model.base_model)
         self.model, self.masked_lm, self.task_model = model, masked_lm, task_model
-        for frozen in (model, masked_lm, task_model):
+        self.sentence_head = sentence_head
+        for frozen in (model, masked_lm, task_model, sentence_head):
             if frozen is not None:
                 frozen.requires_grad_(False).eval()
         if tokenizer.padding_side != "right":  # absolute positions would depend on what a text is batched with
@@ -85,8 +89,9 @@ class Teacher:
 
     def to(self, device: torch.device | str) -> Teacher:
         """Move the teacher, and return it."""
-        for model in (self._whole, *self._copies.values()):
-            cast(nn.Module, model).to(device)
+        for model in (self._whole, *self._copies.values(), self.sentence_head):
+            if model is not None:
+                cast(nn.Module, model).to(device)
         return self
 
     def _in(self, dtype: torch.dtype) -> PreTrainedModel:
@@ -149,6 +154,9 @@ class Teacher:
         (made,) = encoded  # of the encoder inside
         states = (*made.hidden_states[: self.dimensions.num_layers], made.last_hidden_state)
         outputs.hidden_states = {layer: states[layer] for layer in sorted(required.hidden_states)}
+        if required.sentence_vectors:
+            assert self.sentence_head is not None
+            outputs.sentence_vectors = self.sentence_head(states[-1], attention_mask)
         outputs.attention_maps = {layer: made.attentions[layer - 1] for layer in sorted(required.attention_maps)}
         if required.token_logits:
             assert masked is not None
@@ -168,7 +176,7 @@ def load_teacher(
     head: str | None = None,
     check: Callable[[TeacherDimensions], None] | None = None,
 ) -> Teacher:
-    """Load any encoder from the Hub or a local path as a teacher.
+    """Load any encoder from the Hub or a local path as a teacher, with what makes its sentence vectors, if it has it.
 
     Args:
         name_or_path: Hub id or local directory of a BERT-like encoder, with or without a head; or ``embedded``, the
@@ -190,6 +198,7 @@ def load_teacher(
     if head is not None:
         head = check_head(name_or_path, config, head)
     tokenizer = load_tokenizer(name_or_path, revision)
+    sentence_head = SentenceHead.load(name_or_path, revision)
     whole = load_head(name_or_path, revision, head) if head else None
     model = cast(PreTrainedModel, whole.base_model) if whole else load_encoder(name_or_path, config, revision)
     check_sees_both_ways(name_or_path, model, tokenizer)
@@ -197,4 +206,5 @@ def load_teacher(
     if len(tokenizer) > rows:
         difference = f"the tokenizer has {len(tokenizer)} tokens, the model only {rows} embeddings"
         raise ValueError(f"teacher={name_or_path!r}: {difference}; they do not belong together.")
-    return Teacher(model, tokenizer, name=name, **{"masked_lm" if head == MASKED_LM else "task_model": whole})
+    parts = {"masked_lm" if head == MASKED_LM else "task_model": whole}
+    return Teacher(model, tokenizer, name=name, sentence_head=sentence_head, **parts)

@@ -21,6 +21,7 @@ class Required:
         attention_maps: Layers whose attention probabilities are needed.
         task_logits: Whether the logits of a fine-tuned teacher's classes are needed.
         token_logits: Whether the distribution over the vocabulary at masked tokens is needed.
+        sentence_vectors: Whether the vectors of whole texts are needed.
     """
 
     hidden_states: frozenset[int] = frozenset()
@@ -28,6 +29,7 @@ class Required:
     attention_maps: frozenset[int] = frozenset()
     task_logits: bool = False
     token_logits: bool = False
+    sentence_vectors: bool = False
 
     def __or__(self, other: Required) -> Required:
         return Required(**{f.name: getattr(self, f.name) | getattr(other, f.name) for f in fields(Required)})
@@ -45,6 +47,7 @@ class TeacherOutputs:
         queries_keys_values: For each layer its queries, keys and values, each ``(batch, sequence, heads * head_size)``.
         attention_maps: For each layer probabilities ``(batch, heads, sequence, sequence)``.
         task_logits: ``(batch, classes)``, or ``(batch, sequence, classes)`` where each token has a class.
+        sentence_vectors: ``(batch, dimension)``, in float32 unless they were stored.
         decoder: What logits over the vocabulary are made from at the masked tokens.
     """
 
@@ -52,13 +55,14 @@ class TeacherOutputs:
     queries_keys_values: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     attention_maps: dict[int, torch.Tensor] = field(default_factory=dict)
     task_logits: torch.Tensor | None = None
+    sentence_vectors: torch.Tensor | None = None
     decoder: DecoderInputs | None = None
 
     def tensors(self) -> list[torch.Tensor]:
         """Every tensor that has a row for each text (all but those of ``decoder``)."""
         projections = [states for three in self.queries_keys_values.values() for states in three]
-        logits = [] if self.task_logits is None else [self.task_logits]
-        return [*self.hidden_states.values(), *projections, *self.attention_maps.values(), *logits]
+        of_texts = [made for made in (self.task_logits, self.sentence_vectors) if made is not None]
+        return [*self.hidden_states.values(), *projections, *self.attention_maps.values(), *of_texts]
 
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]) -> TeacherOutputs:
         """The outputs with a function applied to each of `tensors`, in their order."""
@@ -67,6 +71,7 @@ class TeacherOutputs:
             {layer: tuple(map(function, states)) for layer, states in self.queries_keys_values.items()},
             {layer: function(maps) for layer, maps in self.attention_maps.items()},
             None if self.task_logits is None else function(self.task_logits),
+            None if self.sentence_vectors is None else function(self.sentence_vectors),
             self.decoder,
         )
 

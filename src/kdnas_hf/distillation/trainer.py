@@ -6,7 +6,7 @@ import contextlib
 import copy
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, cast
 
 import datasets
@@ -149,7 +149,7 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
         self._trained_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._started = time.monotonic()
         self._elapsed_before: float | None = None
-        self._step_labels: torch.Tensor | None = None
+        self._step_counts: dict[str, torch.Tensor] = {}
         self._micro_batch = 0
         self._grad_norm: float | None = None
         self.teacher.to(self.args.device)
@@ -198,28 +198,39 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
     # ---- the loss ----
 
     def _batch(
-        self,
-        inputs: Mapping[str, Any],
-        num_tokens: torch.Tensor,
-        num_labels: torch.Tensor | None = None,
-        masked_text: bool = False,
+        self, inputs: Mapping[str, Any], counts: Mapping[str, torch.Tensor], masked_text: bool = False
     ) -> DistillationBatch:
         """A batch of texts with what the teacher says about it; see `DistillationBatch` and `Targets`."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        batch = DistillationBatch(ids, mask, num_tokens, labels=inputs.get(LABELS), num_labels=num_labels)
+        batch = DistillationBatch(
+            ids,
+            mask,
+            num_tokens=counts["num_tokens"],
+            labels=inputs.get(LABELS),
+            num_labels=counts.get("num_labels"),
+            num_texts=counts["num_texts"],
+        )
         self.targets(inputs, batch, masked_text)
         return batch
 
+    def _count(self, batches: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """What losses are divided by: the tokens, texts and labels of the micro-batches of one step."""
+        counts = {
+            "num_tokens": torch.stack([batch["attention_mask"].sum() for batch in batches]).sum(),
+            "num_texts": torch.tensor(sum(len(batch["attention_mask"]) for batch in batches)),
+        }
+        if LABELS in batches[0]:
+            labels = torch.stack([(batch[LABELS] != IGNORED_LABEL).sum() for batch in batches]).sum()
+            counts["num_labels"] = labels
+        return counts
+
     def _training_batch(self, inputs: Mapping[str, Any], num_items_in_batch: torch.Tensor | int | None) -> Any:
-        tokens = num_items_in_batch if num_items_in_batch is not None else inputs["attention_mask"].sum()
-        num_labels = None
-        if LABELS in inputs:
-            labels = self._step_labels if num_items_in_batch is not None else None
-            num_labels = (inputs[LABELS] != IGNORED_LABEL).sum() if labels is None else labels
-            # a batch may be so short that nothing in it is masked
-            num_labels = num_labels.to(self.args.device, torch.float32).clamp_min(1)
-        num_tokens = torch.as_tensor(tokens, device=self.args.device, dtype=torch.float32)
-        return self._batch(inputs, num_tokens, num_labels)
+        counts = self._count([inputs])
+        if num_items_in_batch is not None:
+            counts |= self._step_counts | {"num_tokens": torch.as_tensor(num_items_in_batch)}
+        if "num_labels" in counts:  # a batch may be so short that nothing in it is masked
+            counts["num_labels"] = counts["num_labels"].clamp_min(1)
+        return self._batch(inputs, {name: n.to(self.args.device, torch.float32) for name, n in counts.items()})
 
     def compute_loss(
         self,
@@ -246,11 +257,8 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
             # by the step and not by the random state: batches are fetched ahead, so that a resumed run would differ
             place = (self.state.global_step, self._own_texts)
             batches = [dict(batch) | self._mask(batch, "train", *place, number) for number, batch in enumerate(batches)]
-        tokens = self._sum_over_texts(torch.stack([batch["attention_mask"].sum() for batch in batches]).sum())
-        if LABELS in batches[0]:
-            self._step_labels = self._sum_over_texts(
-                torch.stack([(b[LABELS] != IGNORED_LABEL).sum() for b in batches]).sum()
-            )
+        self._step_counts = {name: self._sum_over_texts(count) for name, count in self._count(batches).items()}
+        tokens = self._step_counts["num_tokens"]
         self._trained_tokens = self._trained_tokens + tokens
         return batches, tokens
 

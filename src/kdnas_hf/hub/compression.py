@@ -19,6 +19,7 @@ from ..students.output_agreement import compare_outputs
 from ..students.vocabulary_trimming import measure_unseen
 from ..utils.atomic_files import replace_directory
 from ..utils.package_versions import package_versions
+from ..utils.sentence_head import copy_sentence_head
 from ..utils.tokenizers import load_tokenizer
 from .arguments import CompressionArguments
 from .evidence import CompressionEvidence, names_of, record_compression
@@ -71,6 +72,7 @@ def compress_student(
     agreement = compare_outputs((student, tokenizer), (smaller, its_tokenizer), heldout, data_args.max_length)
 
     _save(smaller, its_tokenizer, target)
+    copy_sentence_head(source, target)
     evidence = CompressionEvidence(
         texts=names_of(data_args),
         vocab_size_before=student.config.vocab_size,

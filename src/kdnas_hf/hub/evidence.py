@@ -37,6 +37,7 @@ from ..search.trial import Trial
 from ..students import Architecture
 from ..utils.atomic_files import write_atomically
 from ..utils.package_versions import package_versions
+from ..utils.sentence_head import SentenceHead
 from .public_text import public, public_command, public_values
 
 logger = logging.get_logger(__name__)
@@ -295,6 +296,7 @@ class StudentEvidence:
         evaluations: Scores on downstream tasks: what each evaluation found, no task in two of them.
         exports: Its artefacts.
         compression: How it was made smaller after its distillation; None if it was not.
+        sentence_head: What makes its sentence vectors; None if it makes none.
     """
 
     config: PretrainedConfig
@@ -304,6 +306,7 @@ class StudentEvidence:
     evaluations: list[EvaluationResults] = field(default_factory=list)
     exports: list[ArtefactRecord] = field(default_factory=list)
     compression: CompressionEvidence | None = None
+    sentence_head: SentenceHead | None = None
 
     @classmethod
     def load(cls, student: str | Path) -> StudentEvidence:
@@ -338,6 +341,7 @@ class StudentEvidence:
                 evaluations=_read_evaluations(evidence / EVALUATIONS_FILE),
                 exports=read_exports(folder),
                 compression=compression and CompressionEvidence(**compression),
+                sentence_head=SentenceHead.load(folder, field="student"),
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{evidence} holds what this version does not write: {error}; remove it.") from error

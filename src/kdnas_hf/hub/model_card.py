@@ -63,6 +63,7 @@ class KDNASModelCardData(ModelCardData):
         license: That of the teacher.
         language: Languages of the text.
         pipeline_tag: What the student does.
+        library_name: The library that the Hub suggests for it.
         **kwargs: What else `ModelCardData` takes.
     """
 
@@ -72,13 +73,14 @@ class KDNASModelCardData(ModelCardData):
         license: str | None = None,
         language: list[str] | None = None,
         pipeline_tag: str = "feature-extraction",
+        library_name: str = "transformers",
         **kwargs: Any,
     ) -> None:
         super().__init__(
             base_model=base_model,
             license=license,
             language=language,
-            library_name="transformers",
+            library_name=library_name,
             pipeline_tag=pipeline_tag,
             tags=[*TAGS, *kwargs.pop("tags", [])],
             **kwargs,
@@ -92,14 +94,15 @@ class KDNASModelCardData(ModelCardData):
             evidence: Of the student.
             license: In place of the teacher's.
         """
-        training = evidence.training
+        training, embeds = evidence.training, evidence.sentence_head is not None
         results = [entry for found in evidence.evaluations for entry in model_index(found)]
         return cls(
             base_model=training.teacher_id if training else None,
             license=license or (training.teacher_license if training else None),
             language=primary_subtags(training.languages) or None if training else None,
             datasets=training.datasets or None if training else None,
-            pipeline_tag=_pipeline_tag(evidence.config),
+            pipeline_tag="sentence-similarity" if embeds else _pipeline_tag(evidence.config),
+            library_name="sentence-transformers" if embeds else "transformers",
             model_name=student_name(evidence.config) if results else None,
             eval_results=results or None,
             metrics=sorted({result.metric_type for result in results}) or None,
@@ -238,7 +241,7 @@ def render_card(
         distillation=_distillation(training) if training else "",
         pareto_plot=_plot(folder, PARETO_PLOT),
         curve_plot=_plot(folder, CURVE_PLOT),
-        usage=usage(config, repo_id or f"<owner>/{repository_name(config)}", native, artefacts),
+        usage=usage(config, repo_id or f"<owner>/{repository_name(config)}", native, artefacts, evidence.sentence_head),
         command=shlex.join(training.command) if training else "",
         provenance=_provenance(training, search) if training else "",
         limits=_limits(evidence, data),

@@ -16,6 +16,7 @@ from ..evaluation import ModelSource
 from ..export import read_exports
 from ..export.backends import ONNX_FOLDER, OPENVINO_FOLDER
 from ..students import KDNASConfig, copy_tokenizer, why_not_native, write_native_checkpoint
+from ..utils.sentence_head import copy_sentence_head
 from ..utils.tokenizers import load_tokenizer
 from .evidence import EVIDENCE_FOLDER, StudentEvidence
 from .model_card import CARD_FILE, Sibling, is_edited, list_artefacts, load_card, write_model_card
@@ -110,6 +111,7 @@ def stage_student(
     else:
         _copy_checkpoint(source, target)
         why_custom = why_custom or "custom_code is on."
+    copy_sentence_head(source, target)
     _copy_artefacts(source, target)
     if (source / EVIDENCE_FOLDER).is_dir():
         shutil.copytree(source / EVIDENCE_FOLDER, target / EVIDENCE_FOLDER, ignore=shutil.ignore_patterns("*.tmp"))

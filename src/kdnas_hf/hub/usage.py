@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from transformers import PretrainedConfig
 
 from ..export.backends import BACKENDS, EXTRAS
+from ..utils.sentence_head import SentenceHead
 
 AUTO_CLASSES = {
     "ForMaskedLM": "AutoModelForMaskedLM",
@@ -22,7 +23,13 @@ PIPELINES = {
 }
 
 
-def usage(config: PretrainedConfig, repo_id: str, native: bool, artefacts: Sequence[str]) -> str:
+def usage(
+    config: PretrainedConfig,
+    repo_id: str,
+    native: bool,
+    artefacts: Sequence[str],
+    sentence_head: SentenceHead | None = None,
+) -> str:
     """Markdown with code that loads and runs a student.
 
     Args:
@@ -30,6 +37,7 @@ def usage(config: PretrainedConfig, repo_id: str, native: bool, artefacts: Seque
         repo_id: Where it is published.
         native: Whether it is a stock checkpoint, which needs no code of ours.
         artefacts: Exported models in the repository, by file name.
+        sentence_head: What makes its sentence vectors, if it is a student of sentences.
     """
     (architecture, *_) = config.architectures or [""]
     auto = next((name for head, name in AUTO_CLASSES.items() if architecture.endswith(head)), "AutoModel")
@@ -38,7 +46,8 @@ def usage(config: PretrainedConfig, repo_id: str, native: bool, artefacts: Seque
     call = 'tokenizer("Wo ist sie?", "Sie ist in Bonn.", return_tensors="pt")' if "Question" in auto else (
         'tokenizer("Guten Morgen", return_tensors="pt")'
     )  # fmt: skip
-    blocks = [
+    blocks = [] if sentence_head is None else [_sentence_vectors(repo_id, trust, sentence_head)]
+    blocks.append(
         f"""```python
 from transformers import {auto}, AutoTokenizer
 
@@ -46,7 +55,7 @@ model = {auto}.from_pretrained("{repo_id}"{trust})
 tokenizer = AutoTokenizer.from_pretrained("{repo_id}")
 outputs = model(**{call}).{outputs}
 ```"""
-    ]
+    )
     if auto in PIPELINES:
         task, text = PIPELINES[auto]
         blocks.append(
@@ -78,6 +87,21 @@ run("{text}")
     else:
         blocks.append("ONNX and OpenVINO: no exported model is in this repository.")
     return "\n\n".join(blocks)
+
+
+def _sentence_vectors(repo_id: str, trust: str, head: SentenceHead) -> str:
+    """How to make sentence vectors, with the prompts that the student knows."""
+    prompted = next((name for name in head.prompts if name != head.default_prompt), None)
+    other = "" if prompted is None else f'\nvectors = model.encode(["Guten Morgen"], prompt_name="{prompted}")'
+    listed = ", ".join(f"`{name}`: {text!r}" for name, text in head.prompts.items())
+    default = f"; without `prompt_name` the prompt is `{head.default_prompt}`" if head.default_prompt else ""
+    known = f"\n\nPrompts: {listed}{default}." if listed else ""
+    return f"""```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{repo_id}"{trust})
+vectors = model.encode(["Guten Morgen", "Good morning"]){other}
+```{known}"""
 
 
 def _exported(repo_id: str, artefacts: Sequence[str], outputs: str, call: str) -> str:

@@ -24,6 +24,7 @@ from .modeling_kdnas import (
 )
 from .native import copy_tokenizer, from_native, to_native, why_not_native, write_native_checkpoint
 from .parts import PARTS, train_parts
+from .sentence_encoder import SentenceEncoder
 from .starts import Start, basis_of
 from .vocabulary import OccurringWordEmbeddings, train_only
 from .vocabulary_trimming import TrimmedVocabulary, UnseenText, trim_vocabulary
@@ -44,6 +45,7 @@ __all__ = [
     "KDNASModel",
     "KDNASPreTrainedModel",
     "OccurringWordEmbeddings",
+    "SentenceEncoder",
     "Start",
     "StudentArguments",
     "TeacherEmbeddings",

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-_NO_ENCODER = "teacher={!r} ({}) {}; choose a bidirectional encoder such as FacebookAI/xlm-roberta-base."
+_NO_ENCODER = "{}={!r} ({}) {}; choose a bidirectional encoder such as FacebookAI/xlm-roberta-base."
 
 
-def encoder_config(name_or_path: str, revision: str | None) -> PretrainedConfig:
-    """The configuration of an encoder.
+def encoder_config(name_or_path: str, revision: str | None, field: str = "teacher") -> PretrainedConfig:
+    """The configuration of an encoder; errors call ``name_or_path`` ``field``.
 
     Raises:
         ValueError: If there is none, or it is that of a decoder.
@@ -22,10 +22,10 @@ def encoder_config(name_or_path: str, revision: str | None) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError) as error:
         remedy = "name a Hub id or a local directory with a config.json"
-        raise ValueError(f"teacher={name_or_path!r} cannot be loaded; {remedy}. The loader said: {error}") from error
+        raise ValueError(f"{field}={name_or_path!r} cannot be loaded; {remedy}. The loader said: {error}") from error
     for flag, kind in (("is_encoder_decoder", "an encoder-decoder"), ("is_decoder", "a decoder")):
         if getattr(config, flag, False):
-            raise ValueError(_NO_ENCODER.format(name_or_path, config.model_type, f"is {kind}"))
+            raise ValueError(_NO_ENCODER.format(field, name_or_path, config.model_type, f"is {kind}"))
     return config
 
 
@@ -47,4 +47,6 @@ def check_sees_both_ways(name_or_path: str, model: PreTrainedModel, tokenizer: P
     ids = torch.tensor([ordinary, [*ordinary[:-1], ordinary[0]]])
     states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
     if torch.allclose(states[0], states[1]):
-        raise ValueError(_NO_ENCODER.format(name_or_path, model.config.model_type, "reads in one direction only"))
+        raise ValueError(
+            _NO_ENCODER.format("teacher", name_or_path, model.config.model_type, "reads in one direction only")
+        )

@@ -18,8 +18,8 @@ PAIRS = (LayerPair(1, 2), LayerPair(2, 3), LayerPair(2, 4))
 def make_loss(loss_class, pairs=PAIRS, basis=None, student_size=STUDENT_SIZE, **arguments):
     setting = LossSetting(
         args=LossArguments(**arguments),
-        student=SimpleNamespace(config=SimpleNamespace(hidden_size=student_size)),
-        teacher=SimpleNamespace(dimensions=SimpleNamespace(hidden_size=TEACHER_SIZE)),
+        student=SimpleNamespace(config=SimpleNamespace(hidden_size=student_size, num_hidden_layers=2)),
+        teacher=SimpleNamespace(dimensions=SimpleNamespace(hidden_size=TEACHER_SIZE, num_layers=4)),
         pairs=pairs,
         basis=basis,
     )

@@ -9,6 +9,7 @@ from .labels import label_loss
 from .logits import logit_loss
 from .masked_lm import masked_lm_loss
 from .relations import common_relation_heads, relation_loss
+from .sentence_vectors import sentence_vector_loss
 from .soft_labels import soft_label_loss
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "parse_losses",
     "register_loss",
     "relation_loss",
+    "sentence_vector_loss",
     "soft_label_loss",
 ]

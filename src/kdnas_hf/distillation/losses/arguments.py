@@ -4,11 +4,12 @@
 
 from dataclasses import dataclass, field
 
-from ...utils.choices import check_choice
+from ...utils.choices import check_choice, parse_weights
 from ..layer_mapping import resolve_layer_mapping
 
 PROJECTIONS = ("per_layer", "shared")
 PROJECTION_INITS = ("fit", "random")
+SENTENCE_TERMS = ("squared_error", "cosine", "similarity")
 
 
 @dataclass
@@ -51,6 +52,14 @@ class LossArguments:
         default=0.15, metadata={"help": "Share of the tokens that are masked, where a loss needs masked tokens."}
     )
 
+    sentence_terms: list[str] = field(
+        default_factory=lambda: ["squared_error"],
+        metadata={
+            "help": "Terms of the loss sentence_vectors with their weights, as 'squared_error:1.0 similarity:0.5': "
+            f"{', '.join(SENTENCE_TERMS)}."
+        },
+    )
+
     def check_loss_arguments(self) -> None:
         """Raise ValueError, naming the field and the remedy, where a value is wrong."""
         check_choice("projection", self.projection, PROJECTIONS)
@@ -58,6 +67,7 @@ class LossArguments:
         for name in ("relation_heads", "relation_teacher_layer"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+        parse_weights("sentence_terms", self.sentence_terms, SENTENCE_TERMS)
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} must be positive.")
         if not 0 < self.mlm_probability < 1:

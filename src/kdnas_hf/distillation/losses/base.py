@@ -11,8 +11,10 @@ from torch import nn
 
 from ...students import KDNASModel
 from ...utils.choices import parse_weights
+from ...utils.sentence_head import SentenceHead
 from ..batch import DistillationBatch
 from ..layer_mapping import LayerPair
+from ..statistics import HiddenStateStatistics
 from ..student_outputs import StudentOutputs
 from ..teacher import Teacher
 from ..teacher_outputs import Required
@@ -39,7 +41,7 @@ class Loss(nn.Module):
     """A loss that a student learns by: what it needs, its value, and its measure on held-out text.
 
     A new loss is a subclass with a ``name``, in a file of its own, under `register_loss`. Whatever parameters it has
-    train with the student and are not saved with it.
+    train with the student; those that make its sentence vectors are saved with it (see `sentence_head`).
 
     Attributes:
         name: Its name in ``--losses``, in logs and in metrics.
@@ -76,13 +78,20 @@ class Loss(nn.Module):
     def forward(self, student: StudentOutputs, batch: DistillationBatch) -> torch.Tensor:
         """The loss of one batch, a scalar in float32 or wider.
 
-        It is a sum over tokens (or labels) divided by ``batch.num_tokens`` (or ``batch.num_labels``), so that the
-        losses of the parts of a batch add up to that of the whole.
+        It is a sum over tokens (or labels, or texts) divided by ``batch.num_tokens`` (or ``num_labels``, or
+        ``num_texts``), so that the losses of the parts of a batch add up to that of the whole.
         """
         raise NotImplementedError
 
     def fit(self, samples: Iterable[tuple[StudentOutputs, DistillationBatch]]) -> None:
         """Start the loss's own parameters where a sample of the text, read in eval mode, puts them."""
+
+    def sentence_head(self, teacher: SentenceHead, statistics: HiddenStateStatistics | None) -> SentenceHead | None:
+        """What makes of the student's last states vectors that are comparable to its teacher's; None if nothing does.
+
+        ``teacher`` makes those of the teacher, whose states were standardized by ``statistics``, if at all.
+        """
+        return None
 
     def measure(self) -> Measure:
         """A fresh measure of the loss on held-out text."""
@@ -90,7 +99,10 @@ class Loss(nn.Module):
 
 
 class Measure:
-    """The value of a loss on held-out text; ``sums``, in float64, of the parts of a text add up."""
+    """The value of a loss on held-out text; ``sums``, in float64, of the parts of a text add up.
+
+    That of a loss on whole texts, which divides by ``num_texts``, counts for itself.
+    """
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import nn
 
 from ...utils.least_squares import LeastSquares
 from ...utils.random_state import drawing
+from ...utils.sentence_head import SentenceHead
 from ..batch import DistillationBatch, exactly
 from ..layer_mapping import LayerPair
 from ..projections import HiddenStateProjections
+from ..statistics import HiddenStateStatistics
 from ..student_outputs import StudentOutputs
 from ..teacher import Teacher
 from ..teacher_outputs import Required
@@ -43,6 +46,7 @@ class ProjectedStatesLoss(Loss):
     def __init__(self, setting: LossSetting) -> None:
         super().__init__(setting)
         self.pairs = list(setting.pairs)
+        self.depths = (setting.student.config.num_hidden_layers, setting.teacher.dimensions.num_layers)
         basis = setting.basis if setting.args.projection_init == "fit" else None
         with drawing(setting.seed):
             self.projections = HiddenStateProjections(
@@ -67,6 +71,24 @@ class ProjectedStatesLoss(Loss):
     def targets(self, batch: DistillationBatch) -> list[torch.Tensor]:
         """For each pair of mapped layers the teacher's states ``(tokens, teacher_hidden_size)``."""
         return [batch.teacher_states(pair.teacher) for pair in self.pairs]
+
+    @torch.no_grad()
+    def sentence_head(self, teacher: SentenceHead, statistics: HiddenStateStatistics | None) -> SentenceHead | None:
+        """The teacher's, behind the map of the student's last layer, where that learns from the teacher's last."""
+        layer = max(self.projections.teacher_layers)
+        teachers = self.projections.teacher_layers[layer]
+        if (layer, max(teachers)) != self.depths or not teacher.commutes:
+            return None
+        size, place = self.projections.teacher_hidden_size, teachers.index(max(teachers))
+        learned, folded = self.projections.map_of(layer), nn.Linear(self.projections.map_of(layer).in_features, size)
+        rows = slice(place * size, (place + 1) * size)
+        weight, bias = learned.weight[rows].float(), learned.bias[rows].float()
+        if statistics is not None:  # the map gives standardized states
+            mean, std = (part[max(teachers)].to(weight.device) for part in (statistics.mean, statistics.std))
+            weight, bias = std[:, None] * weight, std * bias + mean
+        folded.weight.copy_(weight)
+        folded.bias.copy_(bias)
+        return teacher.followed_by(folded, *teacher.layers)
 
     def fit(self, samples: Iterable[tuple[StudentOutputs, DistillationBatch]]) -> None:
         """Set each projection to the ridge regression of the teacher's states on the student's.
