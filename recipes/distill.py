@@ -15,6 +15,7 @@ import dataclasses
 import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from kdnas_hf import (
     student_config,
     tokenize_corpus,
 )
+from kdnas_hf.data import parse_prompts
 from kdnas_hf.distillation import distill, training_configuration
 
 logger = logging.get_logger("kdnas_hf.recipes.distill")
@@ -86,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
             check=lambda teacher: training_args.start.check(teacher.hidden_size, teacher.num_layers, shapes),
         )
         config = student_config(teacher, architecture)
+        prompts = parse_prompts(data_args.prompts, teacher.prompts)
         corpus = load_corpus(data_args)
         stage_corpora = {
             stage.dataset: load_corpus(dataclasses.replace(data_args, dataset=[stage.dataset]))
@@ -93,16 +96,13 @@ def main(argv: list[str] | None = None) -> None:
             if stage.dataset is not None
         }
     splits = split_corpus(corpus, data_args.heldout_sentences, data_args.proxy_fraction, seed=training_args.seed)
-    train, heldout = (
-        tokenize_corpus(part, teacher.tokenizer, data_args.max_length) for part in (splits.train, splits.heldout)
-    )
+    tokenize = partial(tokenize_corpus, tokenizer=teacher.tokenizer, max_length=data_args.max_length, prompts=prompts)
+    train, heldout = tokenize(splits.train), tokenize(splits.heldout)
     logger.info(
         f"teacher: {teacher.name}; student: {architecture}; {len(train):,} texts to train on, {len(heldout):,} held out"
     )
 
-    texts = {"": train} | {
-        name: tokenize_corpus(text, teacher.tokenizer, data_args.max_length) for name, text in stage_corpora.items()
-    }
+    texts = {"": train} | {name: tokenize(text) for name, text in stage_corpora.items()}
     # only now: nothing is left of what was refused
     settles = [_SettleCallback(folder, configuration)]
     trainer = distill(config, teacher, training_args, texts, heldout, callbacks=settles)

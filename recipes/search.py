@@ -38,6 +38,7 @@ from kdnas_hf import (
     split_corpus,
     tokenize_corpus,
 )
+from kdnas_hf.data import parse_prompts
 from kdnas_hf.evaluation import TaskProbe, load_probe_data, parse_quality
 from kdnas_hf.hub import trim_students
 
@@ -67,11 +68,12 @@ def main(argv: list[str] | None = None) -> None:
             head=training_args.head_for_text(),
             check=lambda teacher: check_shapes(teacher, space, search_args, training_args),
         )
+        prompts = parse_prompts(data_args.prompts, teacher.prompts)
         check_search(teacher, space, search_args, training_args, configuration)
         corpus = load_corpus(data_args)
     splits = split_corpus(corpus, data_args.heldout_sentences, data_args.proxy_fraction, seed=training_args.seed)
     tokenized = {
-        name: tokenize_corpus(getattr(splits, name), teacher.tokenizer, data_args.max_length)
+        name: tokenize_corpus(getattr(splits, name), teacher.tokenizer, data_args.max_length, prompts)
         for name in ("train", "proxy", "heldout")
     }
     logger.info(

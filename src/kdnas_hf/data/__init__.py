@@ -6,7 +6,7 @@ from .embedded_teacher import EMBEDDED_TEACHER_NAME, embedded_teacher
 from .embedded_text import embedded_intents, embedded_sentences
 from .splits import CorpusSplits, split_corpus
 from .token_counts import count_tokens
-from .tokenization import tokenize_corpus
+from .tokenization import parse_prompts, tokenize_corpus
 
 __all__ = [
     "EMBEDDED_TEACHER_NAME",
@@ -17,6 +17,7 @@ __all__ = [
     "embedded_sentences",
     "embedded_teacher",
     "load_corpus",
+    "parse_prompts",
     "split_corpus",
     "tokenize_corpus",
 ]

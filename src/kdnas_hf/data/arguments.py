@@ -48,6 +48,13 @@ class DataArguments:
     max_length: int = field(
         default=64, metadata={"help": "Longest sentence in tokens, with special tokens; what is longer is truncated."}
     )
+    prompts: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Prompts of a teacher of sentence vectors that are put before texts, with their shares, as "
+            "'query:1 passage:1 none:2', none being a text without a prompt; by default no text has one."
+        },
+    )
     heldout_sentences: int = field(
         default=1000, metadata={"help": "Sentences kept out of training, on which the distillation is measured."}
     )

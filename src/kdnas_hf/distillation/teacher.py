@@ -78,6 +78,11 @@ class Teacher:
         return TeacherEmbeddings.from_teacher(self.model)
 
     @property
+    def prompts(self) -> dict[str, str]:
+        """What may stand before a text, by what the text is for; empty where it is no model of sentences."""
+        return {} if self.sentence_head is None else self.sentence_head.prompts
+
+    @property
     def device(self) -> torch.device:
         """Where the teacher computes."""
         return self.model.device
