@@ -75,6 +75,23 @@ def test_what_is_saved_makes_the_vectors_that_were_measured(teacher, tmp_path, l
     assert agreement(encoder, teacher, texts) > 0.5
 
 
+def test_a_student_encodes_in_the_middle_of_its_training(teacher, tmp_path):
+    trainer, _ = distil(teacher, tmp_path / "run", max_steps=2)
+    trainer.train()
+    trainer.pool.train()
+    texts = make_texts(6)
+    vectors = trainer.sentence_encoder().encode(texts)
+    assert trainer.student.training
+    trainer.save_model(str(tmp_path / "student"))
+    np.testing.assert_allclose(SentenceEncoder.from_pretrained(tmp_path / "student").encode(texts), vectors, atol=1e-5)
+
+
+def test_a_student_without_vectors_is_no_encoder(tokenizer, tmp_path):
+    trainer, _ = distil(make_teacher(tokenizer, None), tmp_path / "run", max_steps=1)
+    with pytest.raises(ValueError, match="student makes no sentence vectors"):
+        trainer.sentence_encoder()
+
+
 def test_vectors_are_learned(teacher, tmp_path):
     trainer, _ = distil(teacher, tmp_path, losses=["sentence_vectors"], max_steps=150)
     before = trainer.evaluate()["eval_vector_r2"]

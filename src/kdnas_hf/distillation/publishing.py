@@ -11,8 +11,10 @@ from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
-from ..students import KDNASModel
+from ..students import KDNASModel, SentenceEncoder
+from ..utils.sentence_head import SentenceHead
 from .arguments import DistillationTrainingArguments
+from .member import Member
 from .pool import StudentPool
 from .targets import Targets
 from .teacher import Teacher
@@ -39,12 +41,28 @@ class StudentPublishing(Trainer):
             member.model.save_pretrained(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
-            if self.teacher.sentence_head is not None and isinstance(member.model, KDNASModel):
-                # a head that was learned for the vectors goes before one that follows from states
-                losses = sorted(member.all_losses(), key=lambda loss: not loss.required.sentence_vectors)
-                heads = (loss.sentence_head(self.teacher.sentence_head, self.targets.statistics) for loss in losses)
-                if head := next((head for head in heads if head is not None), None):
-                    head.save(folder)
+            if isinstance(member.model, KDNASModel) and (head := self.sentence_head_of(member)):
+                head.save(folder)
+
+    def sentence_head_of(self, member: Member) -> SentenceHead | None:
+        """What makes sentence vectors of a student's states that are comparable to its teacher's, if its losses say."""
+        if self.teacher.sentence_head is None:
+            return None
+        # a head that was learned for the vectors goes before one that follows from states
+        losses = sorted(member.all_losses(), key=lambda loss: not loss.required.sentence_vectors)
+        heads = (loss.sentence_head(self.teacher.sentence_head, self.targets.statistics) for loss in losses)
+        return next((head for head in heads if head is not None), None)
+
+    def sentence_encoder(self, name: str = "student") -> SentenceEncoder:
+        """A student of this process as it is now, for texts; see `sentence_head_of`.
+
+        Raises:
+            ValueError: If it makes no sentence vectors.
+        """
+        member = dict(self.pool.items())[name]
+        if (head := self.sentence_head_of(member)) is None:
+            raise ValueError(f"{name} makes no sentence vectors; its teacher, or what it learns by, has none.")
+        return SentenceEncoder(member.student, self.teacher.tokenizer, head)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")

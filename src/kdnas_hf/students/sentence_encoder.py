@@ -65,7 +65,7 @@ class SentenceEncoder:
         """Tokens of a text that are read; the rest is cut off."""
         return min(self.head.max_length or self.tokenizer.model_max_length, self.tokenizer.model_max_length)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, sentences: Sequence[str], prompt_name: str | None = None) -> np.ndarray:
         """Vectors ``(texts, dimension)`` in float32.
 
@@ -76,7 +76,8 @@ class SentenceEncoder:
         Raises:
             ValueError: If the prompt is unknown.
         """
-        prompt = self.head.prompt(prompt_name)
+        prompt, was_training = self.head.prompt(prompt_name), self.model.training
+        self.model.eval()
         texts = [prompt + text for text in sentences]
         # texts of similar length side by side, so that little is padded
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
@@ -93,4 +94,5 @@ class SentenceEncoder:
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
             states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
             vectors[chosen] = self.head(states, mask).float().cpu().numpy()
+        self.model.train(was_training)
         return vectors
