@@ -1,5 +1,6 @@
 """What sentence vectors are worth as they are: similarity, translations, retrieval and clusters, without training."""
 
+from .arguments import EmbeddingArguments
 from .bootstrap import Estimate
 from .data import EmbeddingData, load_embedding_data
 from .encoder import Encoder, EncoderVectors, load_encoder, static_baseline
@@ -10,6 +11,7 @@ from .task import EmbeddingTask, embedding_task_presets, load_tasks
 
 __all__ = [
     "KINDS",
+    "EmbeddingArguments",
     "EmbeddingData",
     "EmbeddingResults",
     "EmbeddingTask",

@@ -16,14 +16,8 @@ from .kinds import PASSAGE, QUERY
 # what an encoder may call the prompt of a role, the first that it has
 PROMPT_NAMES = {QUERY: ("query",), PASSAGE: ("passage", "document")}
 
-# Sentences whose vectors tell encoders apart, the last one longer than any encoder reads
-_PROBES = (
-    "A man is playing the guitar.",
-    "Der Zug nach Basel fährt um acht Uhr ab.",
-    "今天天气很好。",
-    "मुझे एक गिलास पानी चाहिए।",
-    "Where the river bends, the old mill stands. " * 80,
-)
+# texts of a column whose vectors tell an encoder from others
+SAMPLE = 8
 
 
 class Encoder(Protocol):
@@ -43,7 +37,6 @@ class EncoderVectors:
     Attributes:
         name: What results call the encoder.
         width: The dimension of its vectors.
-        fingerprint: A digest of the vectors, to four decimals, of some sentences with all prompts that are used.
 
     Args:
         name: What results call the encoder.
@@ -57,12 +50,19 @@ class EncoderVectors:
         self.name = name
         self._encoder = encoder
         self._known: dict[str | None, dict[str, np.ndarray]] = {}
-        digest = hashlib.sha256()
+        self.width = 0
         for role in (QUERY, PASSAGE):
-            vectors = self._encode(list(_PROBES), self._prompt(role), "its first sentences")
-            digest.update(np.round(vectors, 4).tobytes())
-        self.width = vectors.shape[1]
-        self.fingerprint = digest.hexdigest()[:16]
+            self.width = self._encode(["A text.", "Another."], self._prompt(role), "a first text").shape[1]
+
+    def fingerprint(self, texts: Sequence[str], role: str, where: str) -> str:
+        """What tells this encoder from others: a digest of the vectors, to four decimals, of some of the texts.
+
+        They are not taken from what is known: in another batch, the last digits would differ.
+        """
+        distinct = list(dict.fromkeys(texts))
+        sample = distinct[:: -(-len(distinct) // SAMPLE)]
+        vectors = np.round(self._encode(sample, self._prompt(role), where), 4) + 0.0  # no negative zeros
+        return hashlib.sha256(vectors.tobytes()).hexdigest()[:16]
 
     def of(self, texts: Sequence[str], role: str, where: str) -> np.ndarray:
         """Normalised vectors ``(texts, width)`` in float32; a vector of zeros stays one.
@@ -79,10 +79,7 @@ class EncoderVectors:
         known = self._known.setdefault(prompt, {})
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            vectors = self._encode(new, prompt, where)
-            if vectors.shape[1] != self.width:
-                raise ValueError(f"encoder {self.name}: {where} has vectors of {vectors.shape[1]}, not {self.width}.")
-            known.update(zip(new, vectors, strict=True))
+            known.update(zip(new, self._encode(new, prompt, where), strict=True))
         return np.stack([known[text] for text in texts])
 
     def forget(self) -> None:
@@ -98,9 +95,11 @@ class EncoderVectors:
         vectors = np.asarray(self._encoder.encode(texts, **given), dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts) or not vectors.shape[1]:
             raise ValueError(
-                f"encoder {self.name}: encode gives an array of shape {vectors.shape} for {len(texts)} sentences; it must "
-                "be (sentences, dimension)."
+                f"encoder {self.name}: encode gives an array of shape {vectors.shape} for {len(texts)} sentences; it "
+                "must be (sentences, dimension)."
             )
+        if self.width not in (0, vectors.shape[1]):
+            raise ValueError(f"encoder {self.name}: vectors of {vectors.shape[1]} after {self.width} ({where}).")
         wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(wrong):
             raise ValueError(
@@ -138,7 +137,7 @@ def static_baseline(teacher_path: str, dimension: int = 256) -> Encoder:
         distill = importlib.import_module("model2vec.distill").distill
     except ImportError as error:
         raise ImportError(
-            f"static_baseline needs model2vec ({error}): pip install 'kdnas_hf[embedders]', or leave the baseline out."
+            f"static_baseline needs model2vec[distill] ({error}): pip install 'kdnas_hf[embedders]', or leave it out."
         ) from error
     path = str(embedded_teacher()) if teacher_path == EMBEDDED else teacher_path
     return distill(path, pca_dims=dimension)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
-from transformers.utils import logging
 
 from ...utils.json_lines import JsonLines
 from ...utils.package_versions import package_versions
@@ -16,10 +15,7 @@ from ...utils.run_directory import check_writable
 from .bootstrap import Resampled
 from .data import EmbeddingData
 from .encoder import Encoder, EncoderVectors
-from .kinds import Rows
 from .results import EmbeddingRecord, EmbeddingResults, EmbeddingTaskScores, EncoderScores
-
-logger = logging.get_logger(__name__)
 
 LEDGER_FILE = "embeddings.jsonl"
 RESAMPLES = 1000
@@ -71,14 +67,13 @@ def evaluate_embedders(
     ledger = JsonLines(folder / LEDGER_FILE, EmbeddingRecord.from_json)
     known = ledger.read()
     ledger.set_to(known)  # without a torn last line
-    # by encoder and the encoder of its corpus
-    pairs = {name: (vectors[name], vectors[name]) for name in names}
+    pairs: Pairs = {name: (vectors[name], vectors[name]) for name in names}
     crossed = {TEACHER_INDEX.format(name=name): (vectors[name], vectors[teacher]) for name in teacher_index}
     scores = {}
     for data in tasks:
-        chosen = pairs | (crossed if data.task.measured.corpus else {})
-        measured = _Measurement(data, chosen, ledger, known)
-        scores[data.task.name] = _task_scores(data, measured.run(), teacher, min_share, resamples, seed)
+        chosen = {**pairs, **(crossed if data.task.measured.corpus else {})}
+        contributions = _contributions(data, chosen, ledger, known)
+        scores[data.task.name] = _task_scores(data, contributions, teacher, min_share, resamples, seed)
         for one in vectors.values():
             one.forget()
     results = EmbeddingResults(
@@ -94,59 +89,34 @@ def evaluate_embedders(
     return results
 
 
-class _Measurement:
-    """The contributions of all rows of a task, measured where they are not known.
+# by name, an encoder and that of the corpus
+Pairs = Mapping[str, tuple[EncoderVectors, EncoderVectors]]
 
-    Args:
-        data: The task.
-        pairs: By name, the encoder and that of its corpus.
-        ledger: Where what is measured is kept.
-        known: What it held at the start.
-    """
 
-    def __init__(
-        self,
-        data: EmbeddingData,
-        pairs: Mapping[str, tuple[EncoderVectors, EncoderVectors]],
-        ledger: JsonLines[EmbeddingRecord],
-        known: Sequence[EmbeddingRecord],
-    ) -> None:
-        self.data = data
-        self.pairs = pairs
-        self.ledger = ledger
-        task = data.task.name
-        self.known = {(r.encoder, r.fingerprint, r.language, r.data): r for r in known if r.task == task}
-
-    def run(self) -> dict[str, dict[str, np.ndarray]]:
-        """Contributions by encoder and language."""
-        found: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.pairs}
-        total = len(self.pairs) * len(self.data.languages)
-        with tqdm(total=total, desc=f"Encoding {self.data.task.name}", unit="language") as progress:
-            for language, rows in self.data.languages.items():
-                for name in self.pairs:
-                    found[name][language] = np.array(self._record(name, language, rows).contributions)
-                    progress.update()
-        return found
-
-    def _record(self, name: str, language: str, rows: Rows) -> EmbeddingRecord:
-        encoder, corpus = self.pairs[name]
-        fingerprint = encoder.fingerprint if corpus is encoder else f"{encoder.fingerprint}+{corpus.fingerprint}"
-        data = self.data.fingerprint(language)
-        record = self.known.get((name, fingerprint, language, data))
-        if record is not None:
-            return record
-        started = time.monotonic()
-        kind = self.data.task.measured
-        where = f"{self.data.task.name}, {language}"
-        vectors = {
-            column: (corpus if column in kind.corpus else encoder).of(rows.columns[column], role, where)
-            for column, role in kind.texts.items()
-        }
-        contributions = kind.contributions(rows, vectors).tolist()
-        seconds = time.monotonic() - started
-        record = EmbeddingRecord(name, fingerprint, self.data.task.name, language, data, contributions, seconds)
-        self.ledger.append(record)
-        return record
+def _contributions(
+    data: EmbeddingData, pairs: Pairs, ledger: JsonLines[EmbeddingRecord], known: Sequence[EmbeddingRecord]
+) -> dict[str, dict[str, np.ndarray]]:
+    """What each row contributes, by encoder and language; measured and put into the ledger where it is not known."""
+    kind, task = data.task.measured, data.task.name
+    before = {(r.encoder, r.fingerprint, r.language, r.data): r.contributions for r in known if r.task == task}
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in pairs}
+    progress = tqdm(total=len(pairs) * len(data.languages), desc=f"Encoding {task}", unit="language")
+    with progress:
+        for (language, rows), (name, (encoder, corpus)) in itertools.product(data.languages.items(), pairs.items()):
+            read = {
+                column: (corpus if column in kind.corpus else encoder, rows.columns[column], role)
+                for column, role in kind.texts.items()
+            }
+            where = f"{task}, {language}"
+            fingerprint = "+".join(reader.fingerprint(texts, role, where) for reader, texts, role in read.values())
+            key = (name, fingerprint, language, data.fingerprint(language))
+            if key not in before:
+                vectors = {column: reader.of(texts, role, where) for column, (reader, texts, role) in read.items()}
+                before[key] = kind.contributions(rows, vectors).tolist()
+                ledger.append(EmbeddingRecord(name, fingerprint, task, language, key[3], before[key]))
+            found[name][language] = np.array(before[key])
+            progress.update()
+    return found
 
 
 def _check(

@@ -23,12 +23,11 @@ class EmbeddingRecord(JsonRecord):
 
     Attributes:
         encoder: What the encoder is called.
-        fingerprint: Of its vectors, and of those of the encoder of the corpus where that is another.
+        fingerprint: Of the vectors of some texts of each column: those of other weights are not this encoder's.
         task: Name of the task.
         language: The language.
         data: Fingerprint of the rows.
         contributions: What each row contributes to the score, as the task's kind says.
-        seconds: Wall-clock time.
     """
 
     encoder: str
@@ -37,7 +36,6 @@ class EmbeddingRecord(JsonRecord):
     language: str
     data: str
     contributions: list[Any]
-    seconds: float
 
 
 @dataclass(frozen=True)
