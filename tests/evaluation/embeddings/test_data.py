@@ -1,5 +1,7 @@
 """Embedding tasks: presets, their rows in files and on the Hub, and what is wrong with them."""
 
+import importlib.util
+
 import datasets
 import pytest
 from tiny_embedders import write_bitext, write_retrieval, write_rows
@@ -131,3 +133,15 @@ def test_another_row_is_other_data(tmp_path):
     assert before.fingerprint("de") == load_embedding_data("tatoeba", tmp_path).fingerprint("de")
     write_bitext(tmp_path, "de", count=31)
     assert before.fingerprint("de") != load_embedding_data("tatoeba", tmp_path).fingerprint("de")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("home_assistant_intents") is None, reason="the extra demo is missing")
+def test_the_embedded_translations_need_no_files(tmp_path):
+    loaded = load_embedding_data("intent_translations", languages=["de", "ko"], max_rows=60)
+    assert list(loaded.languages) == ["de", "ko"]
+    columns = loaded.languages["de"].columns
+    assert len(columns["source"]) == len(columns["target"]) == 60
+    # it has no files, so a folder for other tasks does not get in its way
+    assert load_embedding_data("intent_translations", tmp_path, ["de"], 60).languages["de"] == loaded.languages["de"]
+    with pytest.raises(ValueError, match="'similarity' is unknown. Choose from bitext"):
+        EmbeddingTask.from_dict({"name": "t", "kind": "similarity", "embedded": "intent_translations"})

@@ -13,6 +13,7 @@ from typing import Any
 
 from datasets import load_dataset
 
+from ...data.intent_translations import intent_translations
 from ...data.local_files import LocalFile, find_local_files
 from ..task_data import TEST_SPLITS
 from .kinds import Rows
@@ -44,8 +45,8 @@ def load_embedding_data(
 ) -> EmbeddingData:
     """Load the rows of an embedding task.
 
-    With ``data_dir`` from its files in that folder or below; else from the extra ``demo`` where the task is embedded,
-    else from the Hub. A language is scored on its test split, else on its development split.
+    With ``data_dir`` from its files in that folder or below, if it has any; else from the extra ``demo`` where the task
+    is embedded, else from the Hub. A language is scored on its test split, else on its development split.
 
     Args:
         task: The task, or its name, or a YAML file that describes it.
@@ -58,7 +59,10 @@ def load_embedding_data(
         ValueError: If a language is not there or has no rows, a column is missing, or a value cannot be used.
     """
     task = EmbeddingTask.load(task) if isinstance(task, str) else task
-    where, found = _hub_sources(task) if data_dir is None else _local_sources(task, Path(data_dir))
+    if task.embedded is not None and (data_dir is None or task.local is None):
+        where, found = _embedded_sources()
+    else:
+        where, found = _hub_sources(task) if data_dir is None else _local_sources(task, Path(data_dir))
     wanted = sorted(found) if languages is None else list(languages)
     missing = [language for language in wanted if language not in found]
     if missing or not wanted:
@@ -84,6 +88,15 @@ Sources = dict[str, Callable[[], Rows]]
 def _first(rows: Rows, names: Sequence[str], count: int) -> Rows:
     cut = {name: values[:count] if name in names else values for name, values in rows.columns.items()}
     return Rows(cut, f"{rows.source} (its first {count} rows)")
+
+
+def _embedded_sources() -> tuple[str, Sources]:
+    def read(language: str, pairs: Sequence[tuple[str, str]]) -> Rows:
+        source, target = ([pair[side] for pair in pairs] for side in (0, 1))
+        return Rows({"source": source, "target": target}, f"embedded intents ({language}, en)")
+
+    translations = intent_translations()
+    return "the embedded data", {language: partial(read, language, pairs) for language, pairs in translations.items()}
 
 
 def _local_sources(task: EmbeddingTask, folder: Path) -> tuple[str, Sources]:

@@ -44,6 +44,7 @@ class EmbeddingTask:
         check_choice(f"task {self.name}: kind", self.kind, KINDS)
         if self.embedded is not None:
             check_choice(f"task {self.name}: embedded", self.embedded, [EMBEDDED_BITEXT])
+            check_choice(f"task {self.name}: kind (of {EMBEDDED_BITEXT})", self.kind, ["bitext"])
         if self.hub is None and self.local is None and self.embedded is None:
             raise ValueError(f"task {self.name}: say where its data are: hub, local or embedded.")
 
