@@ -49,9 +49,8 @@ def score_vectors(
     embedding_args: embeddings.EmbeddingArguments,
     tasks: list[embeddings.EmbeddingData],
 ) -> None:
-    """Score the sentence vectors of teacher, student and others; random weights have none worth scoring."""
-    paths = {name: path for name, path in args.models.items() if path != "random" and name != "student+task-KD"}
-    encoders = {name: embeddings.load_encoder(path) for name, path in paths.items()}
+    """Score the sentence vectors of teacher, student and others, as they are."""
+    encoders = {name: embeddings.load_encoder(path) for name, path in args.sentence_encoders.items()}
     if embedding_args.static_baseline:
         encoders["static"] = embeddings.static_baseline(args.teacher)
     results = embeddings.evaluate_embedders(

@@ -42,7 +42,8 @@ Meaning = tuple[str, ...]
 class _First(random.Random):
     """Draws the first of several: of a value's forms, the one that its language puts first."""
 
-    def choice(self, seq: Sequence[Any]) -> Any:
+    def choice(self, seq: Any) -> Any:
+        """The first."""
         return seq[0]
 
 
@@ -102,9 +103,11 @@ def meant_sentences(language: str) -> dict[Meaning, str]:
         for names, texts in sorted(_draw(templates, grammar, rng).items()):
             for chosen in itertools.product(*(sorted(values[name]) for name in names)):
                 said = {name: values[name][value] for name, value in zip(names, chosen, strict=True)}
-                filled = _MARKED.sub(lambda match, said=said: said[match[1]], rng.choice(texts))
+                text = rng.choice(texts)
+                for name, value in said.items():
+                    text = text.replace(_MARK.format(name), value)
                 key = (*meaning, *(f"{name}={value}" for name, value in zip(names, chosen, strict=True)))
-                found[key] = clean_text(filled)
+                found[key] = clean_text(text)
     counts = Counter(text.casefold() for text in found.values())
     return {meaning: text for meaning, text in found.items() if counts[text.casefold()] == 1}
 
@@ -149,8 +152,8 @@ def _draw(templates: Sequence[str], grammar: TemplateGrammar, rng: random.Random
             phrase = grammar.compile(template)
         except TemplateSyntaxError:
             continue
-        for _ in range(_DRAWS if phrase is not None else 0):
-            text = phrase.sample(rng)
-            names = tuple(sorted(set(_MARKED.findall(text))))
-            texts[names].append(text)
+        if phrase is None:
+            continue
+        for text in [phrase.sample(rng) for _ in range(_DRAWS)]:
+            texts[tuple(sorted(set(_MARKED.findall(text))))].append(text)
     return texts

@@ -208,6 +208,11 @@ class EvaluationArguments(FineTuningArguments, TaskDataArguments):
         return [name for name in self.tasks if name not in scored]
 
     @property
+    def sentence_encoders(self) -> dict[str, str]:
+        """Those of `models` whose sentence vectors are scored: not random weights, and nothing that is fine-tuned."""
+        return {name: path for name, path in self.models.items() if path != RANDOM and name != TASK_KD}
+
+    @property
     def models(self) -> dict[str, str]:
         """What is compared, by name: teacher, student, baseline if there is one, further checkpoints."""
         models = {TEACHER: self.teacher, STUDENT: self.student}

@@ -1,12 +1,14 @@
 """Encoders on tasks: prompts, vectors that are made once, the teacher's index, resuming, and bad input."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tiny_embedders import HashEncoder, TableEncoder, number_of, write_bitext, write_retrieval, write_rows
 
-from kdnas_hf.evaluation.embeddings import EncoderVectors, evaluate_embedders, load_embedding_data
+from kdnas_hf.evaluation.embeddings import EncoderVectors, evaluate_embedders, load_embedding_data, static_baseline
 from kdnas_hf.evaluation.embeddings.encoder import SAMPLE
 
 PROMPTS = {"query": "query: ", "passage": "passage: "}
@@ -208,3 +210,32 @@ def test_a_task_of_ones_own_of_clusters(tmp_path):
 
 def number(text):
     return number_of(text) if text.startswith("t ") else text
+
+
+def test_the_static_baseline_is_made_once_and_found_again(teacher_path, tmp_path, monkeypatch):
+    made = []
+
+    class StaticModel(TableEncoder):
+        def save_pretrained(self, path):
+            (path / "table.json").write_text(json.dumps(self.table))
+
+        @classmethod
+        def from_pretrained(cls, path):
+            return cls(json.loads((path / "table.json").read_text()))
+
+    def distill(path, pca_dims):
+        made.append((path, pca_dims))
+        return StaticModel({"a": [3.0, 4.0]})
+
+    monkeypatch.setitem(sys.modules, "model2vec", SimpleNamespace(StaticModel=StaticModel))
+    monkeypatch.setitem(sys.modules, "model2vec.distill", SimpleNamespace(distill=distill))
+    for _ in range(2):
+        found = static_baseline(str(teacher_path), 2, cache_dir=tmp_path)
+        assert found.encode(["a"]).tolist() == [[3.0, 4.0]]
+    assert made == [(str(teacher_path), 2)]
+
+
+def test_without_model2vec_the_extra_is_named(teacher_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "model2vec.distill", None)
+    with pytest.raises(ImportError, match=r"pip install 'kdnas_hf\[embedders\]', or leave it out"):
+        static_baseline(str(teacher_path))
