@@ -2,13 +2,21 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tiny_embedders import HashEncoder, TableEncoder, number_of, write_bitext, write_retrieval, write_rows
 
-from kdnas_hf.evaluation.embeddings import EncoderVectors, evaluate_embedders, load_embedding_data, static_baseline
+import kdnas_hf.students
+from kdnas_hf.evaluation.embeddings import (
+    EncoderVectors,
+    evaluate_embedders,
+    load_embedding_data,
+    load_encoder,
+    static_baseline,
+)
 from kdnas_hf.evaluation.embeddings.encoder import SAMPLE
 
 PROMPTS = {"query": "query: ", "passage": "passage: "}
@@ -239,3 +247,15 @@ def test_without_model2vec_the_extra_is_named(teacher_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "model2vec.distill", None)
     with pytest.raises(ImportError, match=r"pip install 'kdnas_hf\[embedders\]', or leave it out"):
         static_baseline(str(teacher_path))
+
+
+def test_encoders_are_loaded_by_path_and_the_embedded_teacher_by_name(monkeypatch):
+    class SentenceEncoder:
+        @classmethod
+        def from_pretrained(cls, path):
+            return path
+
+    monkeypatch.setattr(kdnas_hf.students, "SentenceEncoder", SentenceEncoder, raising=False)
+    monkeypatch.setattr("kdnas_hf.evaluation.embeddings.encoder.embedded_teacher", lambda: Path("cache") / "teacher")
+    assert load_encoder("runs/mine") == "runs/mine"
+    assert load_encoder("embedded") == str(Path("cache") / "teacher")
