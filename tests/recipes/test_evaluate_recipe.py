@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
-from tiny_tasks import TOPIC_TASK, save_tiny_student, topic_rows, write_topics
+from tiny_tasks import TOPIC_TASK, save_tiny_student, topic_rows, write_rows, write_topics
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from kdnas_hf import EvaluationArguments, parse_arguments, write_scores_into_card
+from kdnas_hf.evaluation import embeddings
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,3 +115,58 @@ def test_grouping_by_length_is_refused_where_it_would_misplace_labels(settings, 
         grouping = ["--group_by_length", "true"]
     with pytest.raises(ValueError, match="leave it out"):
         recipe("finetune").main([*arguments, *grouping, "--report_to", "none"])
+
+
+class LetterEncoder:
+    """Counts letters: sentences of the same letters have the same vector."""
+
+    def __init__(self, letters):
+        self.letters = letters
+
+    def encode(self, sentences):
+        return np.array([[1.0 + text.count(letter) for letter in self.letters] for text in sentences])
+
+
+def write_bitext(folder):
+    texts = ["ab", "ba b", "aab cc", "bcc", "abc a", "ccc"]
+    write_rows(folder, "tatoeba-de-dev", [{"source": f" {text}", "target": text} for text in texts])
+
+
+def test_sentence_vectors_are_scored_without_training(tmp_path, monkeypatch):
+    write_bitext(tmp_path / "data")
+    loaded = []
+
+    def load_encoder(path):
+        loaded.append(path)
+        return LetterEncoder("abc" if path == "large" else "ab")
+
+    monkeypatch.setattr(embeddings, "load_encoder", load_encoder)
+    recipe("evaluate").main([
+        "--student", "small", "--teacher", "large", "--checkpoints", "cut=other", "--tasks", "tatoeba",
+        "--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--resamples", "20",
+    ])  # fmt: skip
+    assert loaded == ["large", "small", "other"]  # and no student of random weights
+    results = json.loads((tmp_path / "out/embeddings.json").read_text())
+    encoders = results["tasks"]["tatoeba"]["encoders"]
+    assert encoders["teacher"]["average"]["value"] == 1
+    assert encoders["student"]["average_share"]["value"] < 1
+    assert encoders["student"]["below"] == ["de"]
+    assert not (tmp_path / "out/results.json").exists()  # nothing was fine-tuned
+
+
+def test_tasks_of_both_families_may_be_named_together(settings, tmp_path, monkeypatch):
+    write_bitext(tmp_path / "data")
+    monkeypatch.setattr(embeddings, "load_encoder", lambda path: LetterEncoder("abc"))
+    settings |= {"tasks": ["tatoeba", *settings["tasks"]], "output_dir": str(tmp_path / "out"), "seeds": [0]}
+    settings |= {"probe": False, "baseline": "none", "languages": None, "num_train_epochs": 1, "resamples": 20}
+    path = tmp_path / "evaluation.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    recipe("evaluate").main([str(path)])
+    assert list(json.loads((tmp_path / "out/results.json").read_text())["tasks"]) == ["topic"]
+    assert list(json.loads((tmp_path / "out/embeddings.json").read_text())["tasks"]) == ["tatoeba"]
+
+
+def test_an_unknown_task_is_answered_with_the_nearest_of_both_families():
+    for name, nearest in (("stbs", "stsb"), ("wikian", "wikiann")):
+        with pytest.raises(ValueError, match=f"did you mean {nearest}"):
+            EvaluationArguments(tasks=[name])

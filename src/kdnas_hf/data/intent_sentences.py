@@ -75,7 +75,7 @@ def sample_intent_sentences(sentences_per_language: int, sentences_per_template:
     paths = sorted(directory.glob("*.json"), key=lambda path: path.name)
     if not paths:
         raise ValueError(f"{directory} holds no language files (*.json); is home-assistant-intents newer than known?")
-    slot_values = _read_slot_values()
+    slot_values = read_slot_values()
     sentences: list[LabelledSentence] = []
     for path in paths:
         language = path.stem
@@ -176,6 +176,7 @@ def _listed_values(definition: Mapping[str, Any]) -> range | list[str]:
     return [str(value["in"]) if isinstance(value, dict) else str(value) for value in definition.get("values", ())]
 
 
-def _read_slot_values() -> dict[str, dict[str, list[str]]]:
+def read_slot_values() -> dict[str, dict[str, list[str]]]:
+    """Returns what fills the slots that the wheel leaves open, by language and slot; rooms have one order in all."""
     text = files(__package__).joinpath("slot_values.yaml").read_text(encoding="utf-8")
     return yaml.load(text, Loader=yaml.BaseLoader)  # it makes nothing but strings

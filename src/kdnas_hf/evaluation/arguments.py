@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..distillation.losses import parse_losses
 from ..distillation.teacher import EMBEDDED
+from .embeddings.task import EmbeddingTask, load_tasks
 from .results import BASELINE, STUDENT, TASK_KD, TEACHER
 from .task import Task
 
@@ -145,7 +146,10 @@ class EvaluationArguments(FineTuningArguments, TaskDataArguments):
     )
     tasks: list[str] = field(
         default_factory=lambda: ["intents"],
-        metadata={"help": "Tasks: xnli, wikiann, udpos, pawsx, intents, or YAML files that describe your own."},
+        metadata={
+            "help": "Tasks: xnli, wikiann, udpos, pawsx, intents, or YAML files that describe your own; and those that "
+            "sentence vectors are scored by without training: stsb, tatoeba, xquadr, intent_translations."
+        },
     )
     seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2],
@@ -178,10 +182,7 @@ class EvaluationArguments(FineTuningArguments, TaskDataArguments):
         TaskDataArguments.__post_init__(self)
         if not self.tasks:
             raise ValueError("tasks must name at least one.")
-        loaded = [Task.load(name) for name in self.tasks]
-        names = [task.name for task in loaded]
-        if len(set(names)) < len(names):
-            raise ValueError(f"tasks={self.tasks} name one twice.")
+        load_tasks(self.tasks)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds} must be one or several different numbers.")
         if self.cpu_threads is not None and self.cpu_threads < 1:
@@ -193,6 +194,23 @@ class EvaluationArguments(FineTuningArguments, TaskDataArguments):
         if self.task_temperature <= 0:
             raise ValueError(f"task_temperature={self.task_temperature} must be positive.")
         _ = self.models
+
+    @property
+    def embedding_tasks(self) -> list[str]:
+        """Those of ``tasks`` that sentence vectors are scored by."""
+        loaded = load_tasks(self.tasks)
+        return [name for name, task in zip(self.tasks, loaded, strict=True) if isinstance(task, EmbeddingTask)]
+
+    @property
+    def finetuning_tasks(self) -> list[str]:
+        """Those of ``tasks`` that models are fine-tuned on."""
+        scored = self.embedding_tasks
+        return [name for name in self.tasks if name not in scored]
+
+    @property
+    def sentence_encoders(self) -> dict[str, str]:
+        """Those of `models` whose sentence vectors are scored: not random weights, and nothing that is fine-tuned."""
+        return {name: path for name, path in self.models.items() if path != RANDOM and name != TASK_KD}
 
     @property
     def models(self) -> dict[str, str]:

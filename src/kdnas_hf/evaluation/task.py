@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ class HubData:
     train: str = "train"
     validation: str = "validation"
     test: str = "test"
+
+    @classmethod
+    def from_dict(cls, content: Any, where: str) -> HubData:
+        """Where data are, from what a YAML file says.
+
+        Raises:
+            ValueError: If a key is missing or unknown, or a language code is no text.
+        """
+        values = checked_keys(content, cls, where)
+        languages = values["languages"]
+        if not isinstance(languages, Mapping):
+            languages = {language: language for language in languages}
+        # YAML 1.1 reads the code of Norwegian as a truth value
+        wrong = [code for code in languages if not isinstance(code, str)]
+        if wrong:
+            raise ValueError(f"{where}.languages holds {wrong[0]!r}; write language codes in quotes.")
+        return cls(**(values | {"languages": dict(languages)}))
 
     def config_of(self, language: str) -> str | None:
         """The configuration of one of the languages; None where the data set has none."""
@@ -127,21 +145,7 @@ class Task:
         Raises:
             ValueError: If there is no such preset or file, or the file does not describe a task.
         """
-        presets = task_presets()
-        if name_or_path in presets:
-            text = files(__package__).joinpath("tasks", f"{name_or_path}.yaml").read_text(encoding="utf-8")
-            return cls.from_dict(yaml.safe_load(text), name_or_path)
-        if not name_or_path.endswith((".yaml", ".yml")):
-            nearest = difflib.get_close_matches(name_or_path, presets, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(presets)}"
-            raise ValueError(f"tasks: {name_or_path!r} is unknown; {hint} (or give a YAML file of your own).")
-        try:
-            content = yaml.safe_load(Path(name_or_path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"tasks: {name_or_path!r} cannot be read: {error.strerror}.") from error
-        except yaml.YAMLError as error:
-            raise ValueError(f"tasks: {name_or_path!r} is not valid YAML: {error}") from error
-        return cls.from_dict(content, name_or_path)
+        return cls.from_dict(read_task(name_or_path, preset_files(__package__)), name_or_path)
 
     @classmethod
     def from_dict(cls, content: Any, where: str = "the task") -> Task:
@@ -150,22 +154,14 @@ class Task:
         Raises:
             ValueError: If a key is missing or unknown, or a value impossible.
         """
-        values = _checked(content, cls, where)
+        values = checked_keys(content, cls, where)
         if values.get("labels") is not None:
             values["labels"] = tuple(str(label) for label in values["labels"])
         if values.get("local") is not None:
-            local = _checked(values["local"], LocalData, f"{where}: local")
+            local = checked_keys(values["local"], LocalData, f"{where}: local")
             values["local"] = LocalData(**{key: _names(value) for key, value in local.items()})
         if values.get("hub") is not None:
-            hub = _checked(values["hub"], HubData, f"{where}: hub")
-            languages = hub["languages"]
-            if not isinstance(languages, Mapping):
-                languages = {language: language for language in languages}
-            # YAML 1.1 reads the code of Norwegian as a truth value
-            wrong = [code for code in languages if not isinstance(code, str)]
-            if wrong:
-                raise ValueError(f"{where}: hub.languages holds {wrong[0]!r}; write language codes in quotes.")
-            values["hub"] = HubData(**(hub | {"languages": dict(languages)}))
+            values["hub"] = HubData.from_dict(values["hub"], f"{where}: hub")
         return cls(**values)
 
 
@@ -200,17 +196,46 @@ class LanguageData:
 
 
 def task_presets() -> list[str]:
-    """Names of the tasks that come with the package."""
-    folder = files(__package__).joinpath("tasks")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    """Names of the tasks that come with the package and are fine-tuned on."""
+    return sorted(preset_files(__package__))
+
+
+def preset_files(package: str) -> dict[str, Traversable]:
+    """The YAML files in a package's folder ``tasks``, by the name of their task."""
+    entries = files(package).joinpath("tasks").iterdir()
+    return {entry.name.removesuffix(".yaml"): entry for entry in entries if entry.name.endswith(".yaml")}
+
+
+def read_task(name_or_path: str, presets: Mapping[str, Traversable]) -> Any:
+    """What the YAML file of a preset says, or a YAML file of one's own.
+
+    Raises:
+        ValueError: If there is no such preset or file, or the file is no YAML.
+    """
+    if name_or_path in presets:
+        return yaml.safe_load(presets[name_or_path].read_text(encoding="utf-8"))
+    if not name_or_path.endswith((".yaml", ".yml")):
+        nearest = difflib.get_close_matches(name_or_path, presets, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(sorted(presets))}"
+        raise ValueError(f"tasks: {name_or_path!r} is unknown; {hint} (or give a YAML file of your own).")
+    try:
+        return yaml.safe_load(Path(name_or_path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"tasks: {name_or_path!r} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"tasks: {name_or_path!r} is not valid YAML: {error}") from error
 
 
 def _names(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _checked(content: Any, kind: type, where: str) -> dict[str, Any]:
-    """What a mapping holds for a dataclass, if it has all that it must have and no more."""
+def checked_keys(content: Any, kind: type, where: str) -> dict[str, Any]:
+    """What a mapping holds for a dataclass, if it has all that it must have and no more.
+
+    Raises:
+        ValueError: If a key is missing or unknown.
+    """
     if not isinstance(content, Mapping):
         raise ValueError(f"{where} must map keys to values, as 'name: mine'.")
     fields = {f.name: f for f in dataclasses.fields(kind)}
