@@ -50,7 +50,7 @@ def score_vectors(
     tasks: list[embeddings.EmbeddingData],
 ) -> None:
     """Score the sentence vectors of teacher, student and others, as they are."""
-    encoders = {name: embeddings.load_encoder(path) for name, path in args.sentence_encoders.items()}
+    encoders = {name: embeddings.load_encoder(path, name) for name, path in args.sentence_encoders.items()}
     if embedding_args.static_baseline:
         encoders["static"] = embeddings.static_baseline(args.teacher)
     results = embeddings.evaluate_embedders(

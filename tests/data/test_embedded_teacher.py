@@ -161,7 +161,7 @@ def test_two_processes_converting_at_once_get_one_checkpoint(tiny_e5s1, tmp_path
 
 def test_it_makes_sentence_vectors_with_its_prompts(embedded_teacher_path):
     encoder = SentenceEncoder.from_pretrained(embedded_teacher_path, field="teacher")
-    assert encoder.prompts == {"query": "query: ", "passage": "passage: "}
+    assert encoder.prompts == {"query": "query: ", "passage": "passage: ", "document": "passage: "}
     texts = ["Wie ist das Wetter heute?", "What is the weather like today?", "Der Zug fährt um acht Uhr ab."]
     vectors = encoder.encode(texts)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

@@ -136,7 +136,7 @@ def test_sentence_vectors_are_scored_without_training(tmp_path, monkeypatch):
     write_bitext(tmp_path / "data")
     loaded = []
 
-    def load_encoder(path):
+    def load_encoder(path, field):
         loaded.append(path)
         return LetterEncoder("abc" if path == "large" else "ab")
 
@@ -156,7 +156,7 @@ def test_sentence_vectors_are_scored_without_training(tmp_path, monkeypatch):
 
 def test_tasks_of_both_families_may_be_named_together(settings, tmp_path, monkeypatch):
     write_bitext(tmp_path / "data")
-    monkeypatch.setattr(embeddings, "load_encoder", lambda path: LetterEncoder("abc"))
+    monkeypatch.setattr(embeddings, "load_encoder", lambda path, field: LetterEncoder("abc"))
     settings |= {"tasks": ["tatoeba", *settings["tasks"]], "output_dir": str(tmp_path / "out"), "seeds": [0]}
     settings |= {"probe": False, "baseline": "none", "languages": None, "num_train_epochs": 1, "resamples": 20}
     path = tmp_path / "evaluation.yaml"

@@ -25,10 +25,10 @@ _WEIGHTS_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb7
 _CONVERTER_VERSION = "2"
 _DIRECTORY_NAME = "multilingual-e5-small-dequantised-from-4-bit"
 
-# of the original; a text without a prompt of its own is one to compare with others, as its authors advise
-_SENTENCE_HEAD = SentenceHead(
-    "mean", [Normalize()], {"query": "query: ", "passage": "passage: "}, default_prompt="query", max_length=512
-)
+# Of the original, as its authors advise: a text without a prompt of its own is one to compare with others. What is
+# found by a query is called passage here, and document by sentence-transformers and MTEB.
+_PROMPTS = {"query": "query: ", "passage": "passage: ", "document": "passage: "}
+_SENTENCE_HEAD = SentenceHead("mean", [Normalize()], _PROMPTS, default_prompt="query", max_length=512)
 
 _README = f"""---
 license: mit

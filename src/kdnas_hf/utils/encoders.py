@@ -22,7 +22,8 @@ def encoder_config(name_or_path: str, revision: str | None, field: str = "teache
         config = AutoConfig.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError) as error:
         remedy = "name a Hub id or a local directory with a config.json"
-        raise ValueError(f"{field}={name_or_path!r} cannot be loaded; {remedy}. The loader said: {error}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"{field}={name_or_path!r} cannot be loaded; {remedy}. The loader said: {said}") from error
     for flag, kind in (("is_encoder_decoder", "an encoder-decoder"), ("is_decoder", "a decoder")):
         if getattr(config, flag, False):
             raise ValueError(_NO_ENCODER.format(field, name_or_path, config.model_type, f"is {kind}"))

@@ -2,14 +2,12 @@
 
 import json
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tiny_embedders import HashEncoder, TableEncoder, number_of, write_bitext, write_retrieval, write_rows
 
-import kdnas_hf.students
 from kdnas_hf.evaluation.embeddings import (
     EncoderVectors,
     evaluate_embedders,
@@ -18,6 +16,8 @@ from kdnas_hf.evaluation.embeddings import (
     static_baseline,
 )
 from kdnas_hf.evaluation.embeddings.encoder import SAMPLE
+from kdnas_hf.utils.sentence_head import SentenceHead
+from tiny_teacher import make_teacher_model
 
 PROMPTS = {"query": "query: ", "passage": "passage: "}
 
@@ -249,13 +249,15 @@ def test_without_model2vec_the_extra_is_named(teacher_path, monkeypatch):
         static_baseline(str(teacher_path))
 
 
-def test_encoders_are_loaded_by_path_and_the_embedded_teacher_by_name(monkeypatch):
-    class SentenceEncoder:
-        @classmethod
-        def from_pretrained(cls, path):
-            return path
-
-    monkeypatch.setattr(kdnas_hf.students, "SentenceEncoder", SentenceEncoder, raising=False)
-    monkeypatch.setattr("kdnas_hf.evaluation.embeddings.encoder.embedded_teacher", lambda: Path("cache") / "teacher")
-    assert load_encoder("runs/mine") == "runs/mine"
-    assert load_encoder("embedded") == str(Path("cache") / "teacher")
+def test_encoders_are_loaded_by_path_and_the_embedded_teacher_by_name(tmp_path, monkeypatch, tokenizer):
+    make_teacher_model().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"^teacher=.* has no modules\.json"):
+        load_encoder(str(tmp_path), "teacher")
+    SentenceHead("mean").save(tmp_path)
+    monkeypatch.setattr("kdnas_hf.evaluation.embeddings.encoder.embedded_teacher", lambda: tmp_path)
+    ours, embedded = load_encoder(str(tmp_path)), load_encoder("embedded")
+    np.testing.assert_array_equal(ours.encode(["bap"]), embedded.encode(["bap"]))
+    with pytest.raises(ValueError, match="^student='runs/nowhere' cannot be loaded") as error:
+        load_encoder("runs/nowhere")
+    assert "\n" not in str(error.value)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...data import embedded_teacher
 from ...distillation.teacher import EMBEDDED
+from ...students import SentenceEncoder
 from ...utils.atomic_files import replace_directory
 from ...utils.cache_directory import default_cache_dir
 from .kinds import PASSAGE, QUERY
@@ -113,14 +114,15 @@ class EncoderVectors:
         return vectors / np.where(lengths > 0, lengths, 1)
 
 
-def load_encoder(path: str) -> Encoder:
+def load_encoder(path: str, field: str = "student") -> Encoder:
     """The sentence encoder at a path or Hub id; ``embedded`` is the teacher of the extra ``demo``.
+
+    Errors call the path ``field``, the argument that named it.
 
     Raises:
         ValueError: If there is none.
     """
-    students: Any = importlib.import_module("kdnas_hf.students")
-    return students.SentenceEncoder.from_pretrained(str(embedded_teacher()) if path == EMBEDDED else path)
+    return SentenceEncoder.from_pretrained(str(embedded_teacher()) if path == EMBEDDED else path, field=field)
 
 
 def static_baseline(teacher_path: str, dimension: int = 256, cache_dir: str | Path | None = None) -> Encoder:
