@@ -28,6 +28,7 @@ from kdnas_hf import (
     student_config,
     tokenize_corpus,
 )
+from kdnas_hf.data import parse_prompts
 from kdnas_hf.students import KDNASConfig
 
 # KD-NAS as published (arXiv 2303.09639), its learning rate as in DistilBERT and MiniLM
@@ -69,19 +70,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=42)
 
 
-def load_setting(args: argparse.Namespace, sentences: int, heldout: int) -> Setting:
-    """Load the teacher and as many sentences as asked for."""
+def load_setting(args: argparse.Namespace, sentences: int, heldout: int, prompts: str | None = None) -> Setting:
+    """Load the teacher and as many sentences as asked for, behind its prompts in these shares, if any."""
     share_cpu_threads(args.threads)
     teacher = load_teacher(args.teacher)
     sample = sentences + heldout
     # the embedded text is read whole: a balanced sample of it would be mostly small languages
     corpus = load_corpus(DataArguments(dataset=args.dataset, max_sentences=sample, max_length=args.max_length))
     splits = split_corpus(corpus, heldout, 1.0, seed=args.seed)
-    train = tokenize_corpus(splits.train, teacher.tokenizer, args.max_length)
+    shares = parse_prompts(prompts, teacher.prompts)
+    train = tokenize_corpus(splits.train, teacher.tokenizer, args.max_length, shares)
     return Setting(
         teacher,
         train.select(range(min(sentences, len(train)))),
-        tokenize_corpus(splits.heldout, teacher.tokenizer, args.max_length),
+        tokenize_corpus(splits.heldout, teacher.tokenizer, args.max_length, shares),
     )
 
 
