@@ -1,8 +1,8 @@
 """Which losses, prompts and kept layers give a student the sentence vectors of its teacher, at equal tokens?
 
     python benchmarks/embedders.py --preset short     # the embedded text, scored on its translations; minutes
-    python benchmarks/embedders.py --preset long --dataset FILE [FILE …] --max_length 128 --threads 1 --data_dir FOLDER \
-        --tasks stsb tatoeba xquadr --arms vectors both --layers "3 7 11" "1 6 12"
+    python benchmarks/embedders.py --preset long --dataset FILE [FILE …] --max_length 128 --threads 1 \
+        --data_dir FOLDER --arms vectors both --layers "3 7 11" "1 6 12"
 
 Every combination of an arm, kept layers, prompts and a learning rate is distilled with each seed on the same texts, and
 scored without further training beside the teacher: the share of its score that the student keeps, with the interval of
