@@ -62,7 +62,14 @@ class LatencyArguments(TimedCallArguments):
 
     @property
     def latency_benchmark(self) -> LatencyBenchmark:
-        """Measures latency as these arguments say."""
+        """Measures what is optimized as these arguments say: latency, or the time of a text in a full batch."""
+        return self._benchmark(throughput=self.latency_measure == "throughput")
+
+    def benchmark_of_calls(self) -> LatencyBenchmark:
+        """Measures the latency of the same calls, whatever is optimized."""
+        return self._benchmark(throughput=False)
+
+    def _benchmark(self, throughput: bool) -> LatencyBenchmark:
         lengths = parse_lengths(self.latency_lengths) if self.latency_lengths else self.latency_sequence_length
         return LatencyBenchmark(
             batch_size=self.latency_batch_size,
@@ -70,5 +77,5 @@ class LatencyArguments(TimedCallArguments):
             threads=self.latency_threads,
             repeats=self.latency_repeats,
             device=self.latency_device,
-            throughput=self.latency_measure == "throughput",
+            throughput=throughput,
         )
