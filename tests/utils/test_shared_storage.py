@@ -8,7 +8,7 @@ import pytest
 
 from kdnas_hf.hub.public_text import find_private, public_command
 from kdnas_hf.search import SearchArguments
-from kdnas_hf.utils.shared_storage import StorageError, check_storage, open_storage, public_storage
+from kdnas_hf.utils.shared_storage import StorageError, check_storage, open_file, open_storage, public_storage
 
 UNREACHABLE = "postgresql+psycopg://user:secret-word@127.0.0.1:1/database"
 
@@ -57,6 +57,17 @@ def test_impossible_arguments_are_refused(tmp_path):
         SearchArguments(storage="study.log")
     with pytest.raises(ValueError, match="worker_timeout"):
         SearchArguments(worker_timeout=0)
+
+
+@pytest.mark.parametrize("name", ["faster?1", "50%41", "a#b", "mode=memory?&uri=false", "with space", "größer", "a%%b"])
+def test_a_study_lies_in_its_directory_whatever_that_is_called(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    for trials in (1, 2):
+        study = optuna.create_study(storage=open_file(folder / "study.db"), study_name="s", load_if_exists=True)
+        study.add_trial(optuna.trial.create_trial(value=1.0))
+        assert len(study.trials) == trials
+    assert [path.name for path in tmp_path.rglob("*")] == [name, "study.db"]
 
 
 def test_a_journal_that_was_torn_goes_on(tmp_path):

@@ -100,7 +100,9 @@ def open_file(path: Path) -> BaseStorage:
         for leftover in path.parent.glob(f"{path.name}-*"):  # journals that belong to the damaged file
             leftover.unlink()
         logger.warning(f"{path} is damaged ({error}); it is kept as {aside.name}.")
-    return get_storage(f"sqlite:///{path.resolve()}")
+    # not by an address with the path: what follows a question mark in it, or a percent sign, is read otherwise
+    connect = functools.partial(sqlite3.connect, path.resolve(), check_same_thread=False)
+    return get_storage(RDBStorage("sqlite:///by-creator", engine_kwargs={"creator": connect}))
 
 
 def open_storage(url: str, patience: float = 600.0) -> BaseStorage:
