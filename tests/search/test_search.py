@@ -34,6 +34,9 @@ from kdnas_hf.distillation.member import Member
 from kdnas_hf.search import REWARDS, SearchStudy, Trial
 from kdnas_hf.search import confirm as confirm_module
 from kdnas_hf.search.mini_kd import MiniKD
+from kdnas_hf.students import SentenceEncoder
+from kdnas_hf.utils.sentence_head import Normalize, SentenceHead
+from tiny_teacher import make_teacher_model, make_texts, make_tokenizer
 
 SCRIPT = Path(__file__).parent / "tiny_search.py"
 
@@ -114,6 +117,22 @@ def test_the_best_confirmed_architecture_is_distilled_and_loads(confirmed):
     assert sum(p.numel() for p in model.parameters()) == student.parameters == best.costs["parameters"]
     states = model(**tokenizer("bap dat", return_tensors="pt")).last_hidden_state
     assert states.shape[-1] == student.architecture.hidden_size
+
+
+@pytest.mark.parametrize("losses", ["hidden_states", "sentence_vectors"])
+def test_the_students_of_an_embedder_are_embedders(tmp_path, losses):
+    head = SentenceHead("mean", [Normalize()], {"query": "bap "}, "query")
+    found = tiny_search(tmp_path, sentence_head=head, losses=[losses], num_episodes=1, candidates_per_episode=2).run()
+    (student,) = found.students
+    encoder = SentenceEncoder.from_pretrained(found.folder / student.path)
+    assert encoder.prompts == head.prompts
+    texts = make_texts(40, seed=2)
+    teacher = SentenceEncoder(make_teacher_model().eval(), make_tokenizer(), head)
+    cosines = (encoder.encode(texts) * teacher.encode(texts)).sum(1)
+    assert cosines.mean() > 0.5
+    if losses == "sentence_vectors":  # what is searched for is what is kept of the vector
+        assert all(0 < trial.quality < 1 for trial in found.trials)
+        assert student.quality_per_layer == {}
 
 
 def test_the_best_are_confirmed_with_further_seeds_beside_rules_of_thumb_and_random_shapes(confirmed):

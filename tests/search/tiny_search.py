@@ -78,7 +78,7 @@ class Trained(TrainerCallback):
             file.write("".join(f"{name}\n" for name in model.members))
 
 
-def tiny_search(folder, controller="lstm", pause=0.0, callbacks=(), **kwargs):
+def tiny_search(folder, controller="lstm", pause=0.0, callbacks=(), sentence_head=None, **kwargs):
     tokenizer = make_tokenizer()
     train = tokenized(tokenizer, make_texts(160, seed=1))
     search_args = {
@@ -104,7 +104,7 @@ def tiny_search(folder, controller="lstm", pause=0.0, callbacks=(), **kwargs):
     space = kwargs.pop("space", SearchSpace.from_dict(SPACE))
     search_args |= {k: kwargs.pop(k) for k in list(kwargs) if k in SearchArguments.__dataclass_fields__}
     return ArchitectureSearch(
-        teacher=Teacher(make_teacher_model(), tokenizer, name="tiny teacher"),
+        teacher=Teacher(make_teacher_model(), tokenizer, name="tiny teacher", sentence_head=sentence_head),
         space=space,
         train_dataset=train,
         proxy_dataset=train.select(range(80)),

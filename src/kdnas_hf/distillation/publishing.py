@@ -31,18 +31,22 @@ class StudentPublishing(Trainer):
     targets: Targets
 
     def save_students(self, output_dir: str | Path) -> None:
-        """Write each student of this process with the tokenizer: a lone one into ``output_dir``, others by name.
+        """Write each student of this process: a lone one into ``output_dir``, others by name."""
+        for name in self.pool.models:
+            self.save_student(name, Path(output_dir) if len(self.pool.names) == 1 else Path(output_dir) / name)
+
+    def save_student(self, name: str, folder: str | Path) -> None:
+        """Write a student of this process with the tokenizer.
 
         Embeddings that are inherited from the teacher are folded into an ordinary table in the file. The student of a
         teacher of sentence vectors gets a head that makes comparable ones, in the files of sentence-transformers.
         """
-        for name, member in self.pool.items():
-            folder = Path(output_dir) if len(self.pool.names) == 1 else Path(output_dir) / name
-            member.model.save_pretrained(folder)
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(folder)
-            if isinstance(member.model, KDNASModel) and (head := self.sentence_head_of(member)):
-                head.save(folder)
+        member = dict(self.pool.items())[name]
+        member.model.save_pretrained(folder)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        if isinstance(member.model, KDNASModel) and (head := self.sentence_head_of(member)):
+            head.save(folder)
 
     def sentence_head_of(self, member: Member) -> SentenceHead | None:
         """What makes sentence vectors of a student's states that are comparable to its teacher's, if its losses say."""

@@ -113,7 +113,7 @@ def _save(
         path = STUDENT_FOLDER if rank == 1 else f"{STUDENT_FOLDER}_{rank}"
         # a lone student is in every process
         if name in trainer.pool.models and (trainer.pool.divided or setting.is_main):
-            replace_directory(setting.folder / path, partial(_save_student, setting, trainer.pool.models[name]))
+            replace_directory(setting.folder / path, partial(trainer.save_student, name))
         measured, layer = trainer.pool.measured[name], "r2_layer_"
         students.append(
             DistilledStudent(
@@ -130,8 +130,3 @@ def _save(
         )
     setting.wait()
     return students
-
-
-def _save_student(setting: SearchSetting, model: Any, folder: Path) -> None:
-    model.save_pretrained(folder)
-    setting.teacher.tokenizer.save_pretrained(folder)
