@@ -202,14 +202,7 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
     ) -> DistillationBatch:
         """A batch of texts with what the teacher says about it; see `DistillationBatch` and `Targets`."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        batch = DistillationBatch(
-            ids,
-            mask,
-            num_tokens=counts["num_tokens"],
-            labels=inputs.get(LABELS),
-            num_labels=counts.get("num_labels"),
-            num_texts=counts["num_texts"],
-        )
+        batch = DistillationBatch(ids, mask, labels=inputs.get(LABELS), **cast(Any, counts))
         self.targets(inputs, batch, masked_text)
         return batch
 
