@@ -218,9 +218,10 @@ class DistillationTrainer(TextLoading, HeldoutEvaluation, PoolCheckpoints, Stude
         return counts
 
     def _training_batch(self, inputs: Mapping[str, Any], num_items_in_batch: torch.Tensor | int | None) -> Any:
-        counts = self._count([inputs])
+        of_step = num_items_in_batch is not None and self._step_counts
+        counts = dict(self._step_counts) if of_step else self._count([inputs])
         if num_items_in_batch is not None:
-            counts |= self._step_counts | {"num_tokens": torch.as_tensor(num_items_in_batch)}
+            counts["num_tokens"] = torch.as_tensor(num_items_in_batch)
         if "num_labels" in counts:  # a batch may be so short that nothing in it is masked
             counts["num_labels"] = counts["num_labels"].clamp_min(1)
         return self._batch(inputs, {name: n.to(self.args.device, torch.float32) for name, n in counts.items()})

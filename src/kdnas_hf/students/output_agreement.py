@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..utils.sentence_head import SentenceHead
+from .sentence_encoder import SentenceEncoder
 
 _TEXTS_PER_BATCH = 64
 
@@ -51,27 +54,13 @@ def compare_outputs(
     return OutputAgreement(len(texts), float(cosines.mean()), float(cosines.min()), 1 - float(error))
 
 
-@torch.no_grad()
 def _sentence_vectors(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> torch.Tensor:
-    """`(texts, hidden_size)` float64."""
-    encoder: Any = model.base_model
-    training, vectors = encoder.training, []
-    encoder.eval()
-    for start in range(0, len(texts), _TEXTS_PER_BATCH):
-        batch = tokenizer(
-            list(texts[start : start + _TEXTS_PER_BATCH]),
-            padding=True,
-            truncation=True,
-            max_length=max_length,
-            return_tensors="pt",
-        ).to(encoder.device)
-        states = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        mask = batch["attention_mask"][..., None].to(states.dtype)
-        vectors.append(((states * mask).sum(1) / mask.sum(1)).cpu().double())
-    encoder.train(training)
-    return torch.cat(vectors)
+    """Means of the last states, `(texts, hidden_size)` in float64."""
+    head = SentenceHead("mean", max_length=max_length)
+    encoder = SentenceEncoder(cast(PreTrainedModel, model.base_model), tokenizer, head, _TEXTS_PER_BATCH)
+    return torch.from_numpy(encoder.encode(texts)).double()
 
 
 __all__ = ["OutputAgreement", "compare_outputs"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .atomic_files import write_atomically
+from .model_digest import digest_of_module
 
 MODULES_FILE = "modules.json"
 PROMPTS_FILE = "config_sentence_transformers.json"
@@ -130,10 +130,7 @@ class SentenceHead(nn.Module):
 
     def digest(self) -> str:
         """A digest of all that vectors depend on."""
-        digest = hashlib.blake2b(f"{self.pooling} {self.layers}".encode(), digest_size=16)
-        for name, value in sorted(self.named_parameters()):
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of_module(self, f"{self.pooling} {self.layers}")
 
     @property
     def normalizes(self) -> bool:
@@ -168,11 +165,7 @@ class SentenceHead(nn.Module):
         """Write what sentence-transformers, of any version, reads beside the files of the encoder in ``folder``."""
         folder = Path(folder)
         modules = [_module(0, "", "Transformer"), _module(1, "1_Pooling", "Pooling")]
-        size = next((one.in_features for one in self.layers if isinstance(one, nn.Linear)), None)
-        width = (
-            json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"] if size is None else size
-        )
-        config = {"word_embedding_dimension": width if size is None else size // len(self.pooling)}
+        config = {"word_embedding_dimension": _read_json(folder / "config.json")["hidden_size"]}
         config |= {flag: mode in self.pooling for mode, flag in _FLAGS.items()} | {"include_prompt": True}
         _write(folder / "1_Pooling" / "config.json", config)
         layers = list(self.layers)

@@ -93,8 +93,8 @@ class BayesianSampler(ArchitectureSampler):
     regressed alike, and the expected improvement is multiplied by the probability that they hold (Gardner et al.
     2014). Not to fail is one of them, and what failed counts as the worst so far ("floor padding", Wakabayashi et al.
     2022): the latter alone keeps on trying where much fails. Of what successive halving stopped, the promise is
-    regressed, and the share of
-    the steps that it trained is a feature (as fidelity is in Kandasamy et al. 2017, arXiv 1703.06240).
+    regressed, and the share of the steps that it trained is a feature (as fidelity is in Kandasamy et al. 2017, arXiv
+    1703.06240).
     """
 
     def __init__(
