@@ -2,13 +2,21 @@
 
 import pytest
 from huggingface_hub import HfApi, constants, file_download, hf_api
+from huggingface_hub import utils as hub_utils
 from loopback_hub import LoopbackHub
 from transformers.utils import hub as transformers_hub
+
+
+def forget_sessions() -> None:
+    """Before 1.0, `huggingface_hub` keeps one session a thread, which is offline for good if it was made offline."""
+    if hasattr(hub_utils, "reset_sessions"):
+        hub_utils.reset_sessions()
 
 
 @pytest.fixture
 def hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    forget_sessions()
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(transformers_hub, "_hf_api", None, raising=False)  # a client that knows the Hub before
     hub = LoopbackHub()
@@ -20,6 +28,7 @@ def hub(monkeypatch):
     monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
     yield hub
     hub.stop()
+    forget_sessions()
 
 
 @pytest.fixture
