@@ -5,11 +5,11 @@
         --tasks wikiann intents --data_dir FOLDER
     python benchmarks/search_against_rules.py --preset full … --helper       # beside it, on other cores
 
-A search runs as `recipes/search.py` does, once for all speed-ups. For each, its winner, rules of thumb that fill what
-the speed-up allows, and random members of the space within 3 % of that are then timed side by side and distilled alike:
-the same texts in the same order from the same start, each with the better of two learning rates on a tenth of the
-training. All are distilled with one seed, the winner and the best two rules with further ones. Of each student the R²
-on held-out text is compared, and the scores of linear classifiers of ``--tasks`` on its states.
+A search runs as `recipes/search.py` does, one for each speed-up. Its winner, rules of thumb that fill what the speed-
+up allows, and random members of the space within 3 % of that are then timed side by side and distilled alike: the same
+texts in the same order from the same start, each with the better of two learning rates on a tenth of the training. All
+are distilled with one seed, the winner and the best two rules with further ones. Of each student the R² on held-out
+text is compared, and the scores of linear classifiers of ``--tasks`` on its states.
 Rows are kept in ``--output_dir``; started again, it goes on. Printed is a table with the interval of a difference over
 seeds, the cost of the search beside that of trying the rules, and as the last line one JSON object.
 """
@@ -100,10 +100,8 @@ SCALES = {
 }
 
 
-def search(setting: Setting, scale: Scale, folder: Path, seed: int) -> tuple[dict[float, Architecture], float]:
-    """The shape that a search finds for each speed-up, and the minutes that it took; a killed search is resumed."""
-    several = len(scale.speedups) > 1
-    budgets: dict[str, Any] = {"speedup_budgets": list(scale.speedups)} if several else {"speedup": scale.speedups[0]}
+def search(setting: Setting, scale: Scale, speedup: float, folder: Path, seed: int) -> tuple[Architecture, float]:
+    """The shape that a search finds for a speed-up, and the minutes that it took; a killed search is resumed."""
     found = ArchitectureSearch(
         teacher=setting.teacher,
         space=scale.search_space,
@@ -118,19 +116,14 @@ def search(setting: Setting, scale: Scale, folder: Path, seed: int) -> tuple[dic
             reward_alpha=0,
             confirm_seeds=scale.confirm_seeds,
             compare=0,
-            **budgets,
+            speedup=speedup,
         ),
         # the full distillation is ours: here it is one step
         training_args=training_arguments(
             folder, seed, {"learning_rate": 3e-3, "max_steps": 1, "save_strategy": "steps", "save_steps": 100}
         ),
     ).run()
-    minutes = (found.cost["total"] - found.cost.get("distillation", 0.0)) / 60
-    winners = {}
-    for speedup in scale.speedups:
-        able = [one for one in found.confirmations if one.speedup >= speedup] or found.confirmations
-        winners[speedup] = max(able, key=lambda one: one.quality).architecture
-    return winners, minutes
+    return found.students[0].architecture, (found.cost["total"] - found.cost.get("distillation", 0.0)) / 60
 
 
 def rivals(setting: Setting, scale: Scale, speedup: float, seed: int) -> dict[Architecture, str]:
@@ -243,16 +236,17 @@ def main() -> None:
             work.do([(one, args.seed + 1) for one in shapes])
 
     def timed() -> dict[str, Any]:
-        winners, minutes = search(setting, scale, folder / "search", args.seed)
-        alike = {
-            f"{speedup:g}": [one.to_dict() for one in contestants(setting, winners[speedup], shapes)]
-            for speedup, shapes in known.items()
-        }
-        return {"minutes": minutes, "contestants": alike}
+        found = {}
+        for speedup, shapes in known.items():
+            winner, minutes = search(setting, scale, speedup, folder / f"search_{speedup:g}x", args.seed)
+            alike = [one.to_dict() for one in contestants(setting, winner, shapes)]
+            found[f"{speedup:g}"] = {"minutes": minutes, "contestants": alike}
+        return found
 
-    found, result = once(folder / "contestants.json", args.helper, timed), {}
+    kept, result = once(folder / "contestants.json", args.helper, timed), {}
     for speedup in scale.speedups:
-        alike = [Confirmation.from_dict(one) for one in found["contestants"][f"{speedup:g}"]]
+        found = kept[f"{speedup:g}"]
+        alike = [Confirmation.from_dict(one) for one in found["contestants"]]
         first = work.do([(one.architecture, args.seed + 1) for one in alike])
         best = sorted((one for one in alike if one.is_rule), key=lambda one: -first[one.architecture]["quality"])
         seeds = range(args.seed + 2, args.seed + 1 + scale.seeds)
