@@ -9,7 +9,7 @@ ARGS ?=
 PARALLEL := -n 2 --dist loadfile
 PYTEST_ENV := OMP_NUM_THREADS=1
 # What `make search` scores its student on: of the quickstart as it stands, and of no other search.
-EVALUATION ?= $(if $(ARGS),,$(if $(filter recipes/configs/quickstart.yaml,$(CONFIG)),recipes/configs/intents.yaml))
+EVALUATION ?= $(if $(ARGS),,$(if $(filter recipes/configs/quickstart.yaml,$(CONFIG)),recipes/configs/embeddings.yaml))
 
 .DEFAULT_GOAL := help
 .PHONY: help search test test-oldest lint format types setup clean

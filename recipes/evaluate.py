@@ -51,7 +51,9 @@ def score_vectors(
 ) -> None:
     """Score the sentence vectors of teacher, student and others, as they are."""
     encoders = {name: embeddings.load_encoder(path, name) for name, path in args.sentence_encoders.items()}
-    if embedding_args.static_baseline:
+    if "cut" in embedding_args.vector_baselines:
+        encoders["cut"] = embeddings.cut_baseline(args.teacher, args.student)
+    if "static" in embedding_args.vector_baselines:
         encoders["static"] = embeddings.static_baseline(args.teacher)
     results = embeddings.evaluate_embedders(
         encoders,
@@ -61,6 +63,8 @@ def score_vectors(
         min_share=embedding_args.min_share,
         resamples=embedding_args.resamples,
     )
+    if args.update_card:
+        write_scores_into_card(results, args.student)
     logger.info(f"sentence vectors: {args.output_dir}/embeddings.md\n{results.summary()}")
 
 

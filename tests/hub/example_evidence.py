@@ -7,6 +7,7 @@ from tiny_tasks import save_tiny_student
 
 from kdnas_hf import StudentEvidence
 from kdnas_hf.evaluation import EvaluationResults
+from kdnas_hf.evaluation.embeddings import EmbeddingResults, EmbeddingTaskScores, EncoderScores, Estimate
 from kdnas_hf.evaluation.results import FineTuningRecord, TaskScores, summarise_task
 from kdnas_hf.hub import LatencyEvidence, SearchEvidence, TrainingEvidence, record_evaluation
 from kdnas_hf.hub.evidence import CurvePoint, write_search
@@ -144,7 +145,6 @@ def example_evaluation(hub=None, name="topic"):
         tasks={name: summarise_task(scores, records, languages)},
         latency=latency,
         latency_method=METHOD,
-        probes={},
         configuration={
             "student": "runs/student", "teacher": "someone/tiny-teacher", "baseline": "random", "num_train_epochs": 6,
             "train_batch_size": 32, "patience": 3, "seeds": [0, 1], "train_word_embeddings": False,
@@ -152,6 +152,22 @@ def example_evaluation(hub=None, name="topic"):
         },
         versions=VERSIONS,
     )  # fmt: skip
+
+
+def example_vectors():
+    """Scores of sentence vectors of teacher and student in two languages of one task."""
+
+    def scores(de, sw, teacher=(1.0, 1.0)):
+        values = {"de": Estimate(de, de - 0.1, de + 0.1), "sw": Estimate(sw, sw - 0.1, sw + 0.1)}
+        mean = (de + sw) / 2
+        shares = {"de": Estimate(de / teacher[0], 0.5, 1.0), "sw": Estimate(sw / teacher[1], 0.5, 1.0)}
+        share = Estimate(mean / (sum(teacher) / 2), 0.5, 1.0)
+        return EncoderScores(values, Estimate(mean, mean - 0.1, mean + 0.1), {}, shares, share, [])
+
+    data = {language: {"source": f"tatoeba-{language}-dev.jsonl.gz", "rows": 30} for language in ("de", "sw")}
+    encoders = {"teacher": scores(0.8, 0.6), "student": scores(0.6, 0.45, (0.8, 0.6))}
+    task = EmbeddingTaskScores("bitext", "accuracy", data, encoders)
+    return EmbeddingResults({"tatoeba": task}, "teacher", 0.9, 1000, 0, {"teacher": 32, "student": 32}, VERSIONS)
 
 
 def example_evidence(config, **changes):

@@ -65,7 +65,9 @@ def test_a_student_without_evidence_is_one_of_which_nothing_is_known(student):
     assert (evidence.training, evidence.search, evidence.latency, evidence.evaluations) == (None, None, [], [])
 
 
-@pytest.mark.parametrize("name", ["training.json", "search.json", "latency.json", "evaluations.json"])
+@pytest.mark.parametrize(
+    "name", ["training.json", "search.json", "latency.json", "evaluations.json", "embeddings.json"]
+)
 @pytest.mark.parametrize("content", ["{", '{"odd": 1}'])
 def test_damaged_evidence_is_named(student, name, content):
     (student / "evidence" / name).write_text(content)

@@ -12,6 +12,7 @@ from example_evidence import (
     example_latency,
     example_search,
     example_training,
+    example_vectors,
     save_example_student,
 )
 from huggingface_hub import ModelCard
@@ -226,6 +227,22 @@ def test_scores_come_into_a_card_when_they_are_there(tmp_path, tokenizer):
     assert path == student / "README.md"
     assert "| topic (accuracy, 3 languages) | student | 71.7 ± 1.4 |" in path.read_text()
     assert "model-index" in path.read_text()
+
+
+def test_scores_of_sentence_vectors_are_evidence_like_others(student):
+    (student / "evidence" / "evaluations.json").unlink()
+    assert write_scores_into_card(example_vectors(), student) == student / "README.md"
+    text = (student / "README.md").read_text()
+    assert "| tatoeba (accuracy, 2 languages) | student | 32 | 52.5 [42.5, 62.5] | 75.0 [50.0, 100.0] | none |" in text
+    assert "| kept of the teacher's score | **75.0 %** (tatoeba) |" in text
+    assert "not measured" not in text.split("## Scores")[1].split("## Distillation")[0]
+    assert StudentEvidence.load(student).vectors == example_vectors()
+    # beside others, and of each task the last
+    write_scores_into_card(example_evaluation(), student)
+    other = dataclasses.replace(example_vectors(), tasks={"stsb": example_vectors().tasks["tatoeba"]})
+    write_scores_into_card(other, student)
+    text = (student / "README.md").read_text()
+    assert all(f"| {task}" in text for task in ("tatoeba (", "stsb (", "topic ("))
 
 
 def test_words_that_somebody_wrote_stay(student, caplog):

@@ -43,7 +43,18 @@ def settings(teacher_path, tmp_path, tokenizer):
     }  # fmt: skip
 
 
-def test_the_configuration_of_the_quickstart_parses_and_finds_its_student():
+def test_the_configuration_that_make_search_ends_with_parses_and_finds_its_student():
+    path = str(ROOT / "recipes/configs/embeddings.yaml")
+    args, vectors = parse_arguments((EvaluationArguments, embeddings.EmbeddingArguments), [path])
+    search = yaml.safe_load((ROOT / "recipes/configs/quickstart.yaml").read_text())
+    assert args.student == f"{search['output_dir']}/student"
+    assert args.teacher == search["teacher"]
+    assert args.embedding_tasks == args.tasks == ["intent_translations"]
+    assert vectors.vector_baselines == ["cut"]
+    assert path.removeprefix(f"{ROOT}/") in (ROOT / "Makefile").read_text()
+
+
+def test_the_configuration_of_intents_parses_and_finds_the_student_of_the_quickstart():
     (args,) = parse_arguments((EvaluationArguments,), [str(ROOT / "recipes/configs/intents.yaml")])
     search = yaml.safe_load((ROOT / "recipes/configs/quickstart.yaml").read_text())
     assert args.student == f"{search['output_dir']}/student"
@@ -141,8 +152,10 @@ def test_sentence_vectors_are_scored_without_training(tmp_path, monkeypatch):
         return LetterEncoder("abc" if path == "large" else "ab")
 
     monkeypatch.setattr(embeddings, "load_encoder", load_encoder)
+    monkeypatch.setattr(embeddings, "cut_baseline", lambda teacher, student: LetterEncoder("a"))
     recipe("evaluate").main([
-        "--student", "small", "--teacher", "large", "--checkpoints", "cut=other", "--tasks", "tatoeba",
+        "--student", "small", "--teacher", "large", "--checkpoints", "other=other", "--tasks", "tatoeba",
+        "--vector_baselines", "cut",
         "--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--resamples", "20",
     ])  # fmt: skip
     assert loaded == ["large", "small", "other"]  # and no student of random weights
@@ -151,6 +164,7 @@ def test_sentence_vectors_are_scored_without_training(tmp_path, monkeypatch):
     assert encoders["teacher"]["average"]["value"] == 1
     assert encoders["student"]["average_share"]["value"] < 1
     assert encoders["student"]["below"] == ["de"]
+    assert encoders["cut"]["average_share"]["value"] < encoders["student"]["average_share"]["value"]
     assert not (tmp_path / "out/results.json").exists()  # nothing was fine-tuned
 
 
@@ -158,7 +172,7 @@ def test_tasks_of_both_families_may_be_named_together(settings, tmp_path, monkey
     write_bitext(tmp_path / "data")
     monkeypatch.setattr(embeddings, "load_encoder", lambda path, field: LetterEncoder("abc"))
     settings |= {"tasks": ["tatoeba", *settings["tasks"]], "output_dir": str(tmp_path / "out"), "seeds": [0]}
-    settings |= {"probe": False, "baseline": "none", "languages": None, "num_train_epochs": 1, "resamples": 20}
+    settings |= {"baseline": "none", "languages": None, "num_train_epochs": 1, "resamples": 20}
     path = tmp_path / "evaluation.yaml"
     path.write_text(yaml.safe_dump(settings))
     recipe("evaluate").main([str(path)])

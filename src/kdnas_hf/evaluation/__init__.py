@@ -13,7 +13,6 @@ from .finetuning import (
     task_collator,
 )
 from .metrics import METRICS
-from .probes import ProbeResult, linear_r2, probe_models, probe_texts, retrieval_accuracy
 from .results import EvaluationResults, FineTuningRecord
 from .task import Example, HubData, LanguageData, LocalData, Task, task_presets
 from .task_data import TaskData, load_task_data
@@ -33,7 +32,6 @@ __all__ = [
     "LanguageData",
     "LocalData",
     "ModelSource",
-    "ProbeResult",
     "ScoreOnValidation",
     "Task",
     "TaskArguments",
@@ -42,13 +40,9 @@ __all__ = [
     "best_labels",
     "encode_examples",
     "fine_tune",
-    "linear_r2",
     "load_probe_data",
     "load_task_data",
     "parse_quality",
-    "probe_models",
-    "probe_texts",
-    "retrieval_accuracy",
     "score_languages",
     "task_collator",
     "task_presets",

@@ -164,9 +164,6 @@ class EvaluationArguments(FineTuningArguments, TaskDataArguments):
         metadata={"help": "Losses of the distillation on the task's data, with their weights."},
     )
     task_temperature: float = field(default=2.0, metadata={"help": "Softens the distributions of soft_labels."})
-    probe: bool = field(
-        default=True, metadata={"help": "Also measure what needs no labels: R², nearest neighbours, retrieval."}
-    )
     update_card: bool = field(
         default=True, metadata={"help": "Write the scores into the card of a student in a local directory."}
     )

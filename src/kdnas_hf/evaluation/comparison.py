@@ -25,7 +25,6 @@ from ..utils.run_directory import check_writable, settle_configuration
 from .arguments import RANDOM, EvaluationArguments
 from .finetuning import FineTuned, ModelSource, fine_tune, score_languages
 from .metrics import METRICS
-from .probes import probe_models, probe_texts
 from .report import write_report
 from .results import (
     STUDENT,
@@ -47,7 +46,7 @@ LEDGER_FILE = "finetunings.jsonl"
 TUNED_TEACHERS = "tuned_teachers"
 MEASUREMENTS_FILE = "measurements.json"
 # they add to what was measured, or change nothing of it
-NEUTRAL = ("tasks", "task_distillation", "seeds", "checkpoints", "cpu_threads", "output_dir", "probe", "update_card")
+NEUTRAL = ("tasks", "task_distillation", "seeds", "checkpoints", "cpu_threads", "output_dir", "update_card")
 
 
 class Comparison:
@@ -177,9 +176,9 @@ class Comparison:
         return self.folder / TUNED_TEACHERS / name
 
     def _measure(self) -> dict[str, Any]:
-        """Latency and probes, of the models whose weights they have not been measured of."""
+        """Latency of the models whose weights it has not been measured of."""
         path = self.folder / MEASUREMENTS_FILE
-        key = {"fingerprints": self.fingerprints, "probe": self.args.probe, "tasks": self.args.tasks}
+        key = {"fingerprints": self.fingerprints}
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
             if before.get("key") == key:
@@ -200,13 +199,7 @@ class Comparison:
         for name, source in self.sources.items():
             if source.random_weights or name == TASK_KD:
                 latency[name] = latency[STUDENT]
-        probes = {}
-        if self.args.probe:
-            logger.info("probing the models without labels")
-            probed = {name: source for name, source in self.sources.items() if name != TASK_KD}
-            found = probe_models(probed, self.sources[TEACHER], probe_texts(self.tasks), self.args.max_length)
-            probes = {name: asdict(result) for name, result in found.items()}
-        measured = {"key": key, "latency": latency, "latency_method": report.describe_method(), "probes": probes}
+        measured = {"key": key, "latency": latency, "latency_method": report.describe_method()}
         write_atomically(path, json.dumps(measured, indent=2) + "\n")
         return measured
 
@@ -232,7 +225,6 @@ class Comparison:
             tasks=tasks,
             latency=measurements["latency"],
             latency_method=measurements["latency_method"],
-            probes=measurements["probes"],
             configuration=asdict(self.args),
             versions=package_versions("torch", "transformers", "datasets", "evaluate", "seqeval"),
             missing_languages=self._missing_languages(),

@@ -19,8 +19,6 @@ def write_report(results: EvaluationResults, folder: Path) -> Path:
     student = Path(str(results.configuration["student"])).name
     sections = [f"# What `{student}` is worth", summary(results), f"![Scores against latency]({PLOT_FILE})"]
     sections += [_task_section(task, results.missing_languages) for task in results.tasks.values()]
-    if results.probes:
-        sections.append("## Probes that need no labels\n\n" + probe_table(results))
     sections.append("## How it was measured\n\n" + method(results))
     path = folder / REPORT_FILE
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -76,21 +74,6 @@ def language_table(task: TaskScores, missing_languages: Sequence[str] | None = N
         if task.majority:
             rows[-1].append("")
     return markdown_table(header, rows)
-
-
-def probe_table(results: EvaluationResults) -> str:
-    """What the probes say of each model; what was not measured is said to be missing."""
-
-    def shown(value: object) -> str:
-        return f"{value:.3f}" if isinstance(value, float) else "not measured"
-
-    rows = [
-        [name, shown(p.get("r2")), shown(p.get("nearest_neighbour_overlap")), shown(p.get("retrieval"))]
-        for name, p in results.probes.items()
-    ]
-    note = next((str(p["method"]) for p in results.probes.values() if p.get("method")), "")
-    text = markdown_table(["model", "R² of the teacher's last layer", "nearest neighbours shared", "retrieval"], rows)
-    return f"{text}\n\n{note}" if note else text
 
 
 def method(results: EvaluationResults) -> str:

@@ -133,7 +133,6 @@ class EvaluationResults:
         tasks: By name.
         latency: ``median_ms``, ``iqr_ms`` and ``speedup`` of each model that was measured, by name.
         latency_method: How latency was measured.
-        probes: What probes that need no labels say of each model, by name.
         configuration: What was asked.
         versions: Of the libraries.
         missing_languages: Languages that are tested and not in the text that the student was distilled on, where its
@@ -143,7 +142,6 @@ class EvaluationResults:
     tasks: dict[str, TaskScores]
     latency: dict[str, dict[str, float]]
     latency_method: str
-    probes: dict[str, dict[str, Any]]
     configuration: dict[str, Any]
     versions: dict[str, str]
     missing_languages: list[str] | None = None

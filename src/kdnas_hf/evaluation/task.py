@@ -91,7 +91,6 @@ class Task:
         hub: Its data on the Hub.
         local: Its data in local files.
         embedded: Name of its data in the extra ``demo``, which is then used where no ``data_dir`` is given.
-        parallel: Whether the n-th test example says the same in every language.
 
     Raises:
         ValueError: If a value is impossible.
@@ -108,7 +107,6 @@ class Task:
     hub: HubData | None = None
     local: LocalData | None = None
     embedded: str | None = None
-    parallel: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:

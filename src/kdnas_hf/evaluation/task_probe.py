@@ -8,18 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.labels import IGNORED_LABEL
 from .encoding import encode_examples
 from .metrics import METRICS
-from .probes import read_texts
 from .task import Example, Task
 from .task_data import TaskData, load_task_data
 
@@ -117,6 +116,31 @@ class TaskProbe:
             chosen = states.mean(0, keepdim=True) if self._tokens is None else states[self._tokens[number]]
             found[number] = chosen.double().numpy()
         return [found[number] for number in range(len(found))]
+
+
+@torch.no_grad()
+def read_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[Sequence[int]], batch_size: int = 64
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Number and last states ``(tokens, hidden_size)`` of each text, the shortest first, in float32 on the CPU.
+
+    Args:
+        model: Without a head, in eval mode.
+        tokenizer: Pads the texts.
+        input_ids: Of each text.
+        batch_size: Texts in a batch, which are of similar length.
+
+    Yields:
+        Views of a batch's states, which the caller reduces or copies.
+    """
+    collate: Any = DataCollatorWithPadding(tokenizer)
+    order = sorted(range(len(input_ids)), key=lambda number: len(input_ids[number]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collate([{"input_ids": input_ids[number]} for number in chosen])
+        output = model(**{name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")})
+        for number, states in zip(chosen, output.last_hidden_state.float().cpu(), strict=True):
+            yield number, states[: len(input_ids[number])]
 
 
 def parse_quality(text: str) -> tuple[str, str | None]:

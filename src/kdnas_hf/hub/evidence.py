@@ -26,6 +26,7 @@ from ..data import DataArguments
 from ..data.local_files import find_local_files
 from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments, training_configuration
 from ..evaluation import EvaluationResults, parse_quality
+from ..evaluation.embeddings import EmbeddingResults
 from ..export import ArtefactRecord, read_exports
 from ..export.budgets import Budget
 from ..latency import DeviceFingerprint, LatencyReport, describe_lengths
@@ -48,6 +49,7 @@ SEARCH_FILE = "search.json"
 TRIALS_FILE = "architectures.jsonl"
 LATENCY_FILE = "latency.json"
 EVALUATIONS_FILE = "evaluations.json"
+VECTORS_FILE = "embeddings.json"
 COMPRESSION_FILE = "compression.json"
 EMBEDDED_TEACHER_ID = "intfloat/multilingual-e5-small"
 EMBEDDED_TEXTS = "the embedded sentences of kdnas_hf (home-assistant-intents, chatterbot-corpus)"
@@ -294,6 +296,7 @@ class StudentEvidence:
         search: How its shape was found; None if it was chosen by hand, or that is not known.
         latency: Latency measurements.
         evaluations: Scores on downstream tasks: what each evaluation found, no task in two of them.
+        vectors: Scores of its sentence vectors as they are; None if they were not scored.
         exports: Its artefacts.
         compression: How it was made smaller after its distillation; None if it was not.
         sentence_head: What makes its sentence vectors; None if it makes none.
@@ -304,6 +307,7 @@ class StudentEvidence:
     search: SearchEvidence | None = None
     latency: list[LatencyEvidence] = field(default_factory=list)
     evaluations: list[EvaluationResults] = field(default_factory=list)
+    vectors: EmbeddingResults | None = None
     exports: list[ArtefactRecord] = field(default_factory=list)
     compression: CompressionEvidence | None = None
     sentence_head: SentenceHead | None = None
@@ -339,6 +343,7 @@ class StudentEvidence:
                 ),
                 latency=[LatencyEvidence(**row) for row in _read(evidence / LATENCY_FILE) or []],
                 evaluations=_read_evaluations(evidence / EVALUATIONS_FILE),
+                vectors=_read_vectors(evidence / VECTORS_FILE),
                 exports=read_exports(folder),
                 compression=compression and CompressionEvidence(**compression),
                 sentence_head=SentenceHead.load(folder, field="student"),
@@ -373,7 +378,8 @@ def record_training(
     before = _read(folder / TRAINING_FILE) or {}
     weights = _weights(Path(student))
     if before.get("weights") != weights:
-        (folder / EVALUATIONS_FILE).unlink(missing_ok=True)  # scores of other weights
+        for name in (EVALUATIONS_FILE, VECTORS_FILE):  # scores of other weights
+            (folder / name).unlink(missing_ok=True)
         before = {}
     evidence = TrainingEvidence(
         teacher=public(setup.teacher.name),
@@ -496,6 +502,14 @@ def record_evaluation(student: str | Path, results: EvaluationResults) -> None:
     _write(path, [public_values(one.as_dict()) for one in [*kept, results]])
 
 
+def record_vectors(student: str | Path, results: EmbeddingResults) -> None:
+    """Keep scores of sentence vectors in public form; of tasks that were scored before, the new scores count."""
+    path = Path(student) / EVIDENCE_FOLDER / VECTORS_FILE
+    before = _read_vectors(path)
+    tasks = {} if before is None else before.tasks
+    _write(path, public_values(asdict(dataclasses.replace(results, tasks={**tasks, **results.tasks}))))
+
+
 def record_compression(student: str | Path, source: str | Path, compression: CompressionEvidence) -> None:
     """Keep how a student was made smaller, and what stays true of the evidence of the one before.
 
@@ -582,6 +596,11 @@ def _read_trials(path: Path) -> list[Trial]:
 
 def _read_evaluations(path: Path) -> list[EvaluationResults]:
     return [EvaluationResults.from_dict(values) for values in _read(path) or []]
+
+
+def _read_vectors(path: Path) -> EmbeddingResults | None:
+    values = _read(path)
+    return None if values is None else EmbeddingResults.from_dict(values)
 
 
 def _weights(student: Path) -> str:

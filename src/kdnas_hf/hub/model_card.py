@@ -17,6 +17,7 @@ from transformers import AutoModel, PretrainedConfig
 from transformers.utils import logging
 
 from ..evaluation import EvaluationResults
+from ..evaluation.embeddings import EmbeddingResults
 from ..evaluation.report import plot_scores
 from ..evaluation.results import STUDENT
 from ..export.backends import ONNX_FOLDER, OPENVINO_FOLDER
@@ -34,9 +35,10 @@ from .evidence import (
     StudentEvidence,
     TrainingEvidence,
     record_evaluation,
+    record_vectors,
 )
 from .figures import CURVE_PLOT, plot_curve
-from .scores_section import BEGIN, END, put_scores, scores_section
+from .scores_section import BEGIN, END, put_scores, scores_section, vectors_section
 from .usage import usage
 
 logger = logging.get_logger(__name__)
@@ -164,7 +166,7 @@ def write_model_card(
     return path
 
 
-def write_scores_into_card(results: EvaluationResults, student: str | Path) -> Path | None:
+def write_scores_into_card(results: EvaluationResults | EmbeddingResults, student: str | Path) -> Path | None:
     """Keep scores as evidence of a local student, and bring its card up to date.
 
     Args:
@@ -178,7 +180,10 @@ def write_scores_into_card(results: EvaluationResults, student: str | Path) -> P
     if not (folder / "config.json").is_file():
         logger.warning(f"{folder} is no local student; scores are written into no card.")
         return None
-    record_evaluation(folder, results)
+    if isinstance(results, EmbeddingResults):
+        record_vectors(folder, results)
+    else:
+        record_evaluation(folder, results)
     path = folder / CARD_FILE
     if is_edited(path) and BEGIN not in path.read_text(encoding="utf-8"):
         logger.warning(f"{path} has no place for scores ({BEGIN} … {END}); it stays as it is.")
@@ -296,6 +301,11 @@ def _summary(evidence: StudentEvidence) -> str:
 def retention(evidence: StudentEvidence) -> dict[str, float]:
     """Percent of the teacher's average score that the student keeps, by task."""
     found = {}
+    if evidence.vectors is not None:
+        for name, vectors in evidence.vectors.tasks.items():
+            share = vectors.encoders[STUDENT].average_share if STUDENT in vectors.encoders else None
+            if share is not None:
+                found[name] = 100 * share.value
     for results in evidence.evaluations:
         for name, task in results.tasks.items():
             model = task.models.get(STUDENT)
@@ -438,7 +448,7 @@ def _exports(evidence: StudentEvidence, artefacts: Sequence[str]) -> str:
 
 
 def _scores(evidence: StudentEvidence) -> str:
-    sections = []
+    sections = [] if evidence.vectors is None else [vectors_section(evidence.vectors)]
     for number, results in enumerate(evidence.evaluations):
         plot = f"![Scores against latency]({EVIDENCE_FOLDER}/{_scores_plot(number)})"
         sections += [scores_section(results), plot]
@@ -499,7 +509,7 @@ def _limits(evidence: StudentEvidence, data: KDNASModelCardData) -> str:
         lines.append("- It is an encoder without a head: fine-tune it before it decides anything.")
     if len(evidence.latency) == 1:
         lines.append("- Latency was measured on one machine, in one setting.")
-    if not evidence.evaluations:
+    if not evidence.evaluations and evidence.vectors is None:
         lines.append("- What it is worth on downstream tasks was not measured.")
     if data.license is None:
         lines.append(

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..evaluation import EvaluationResults
+from ..evaluation.embeddings import EmbeddingResults
 from ..evaluation.report import language_table, method, summary
 from ..evaluation.results import TaskScores
 
@@ -41,11 +42,24 @@ def scores_section(results: EvaluationResults) -> str:
     ]
     for task in results.tasks.values():
         shown = language_table(task, results.missing_languages)
-        many = len(next(iter(task.models.values())).languages) > MANY_LANGUAGES
-        if many:
-            shown = f"<details><summary>{task.task} by language</summary>\n\n{shown}\n\n</details>"
-        parts += [_sources(task), shown]
+        parts += [_sources(task), _folded(task.task, shown, len(next(iter(task.models.values())).languages))]
     return "\n\n".join([*parts, method(results)])
+
+
+def vectors_section(results: EmbeddingResults) -> str:
+    """Scores of sentence vectors as Markdown; tables of many languages are folded."""
+    parts = [
+        "Sentence vectors as they are, without any training, in percent; brackets hold 95 % intervals over rows:",
+        results.summary(),
+    ]
+    parts += [_folded(name, results.language_table(task), len(task.data)) for name, task in results.tasks.items()]
+    return "\n\n".join(parts)
+
+
+def _folded(task: str, table: str, languages: int) -> str:
+    if languages <= MANY_LANGUAGES:
+        return table
+    return f"<details><summary>{task} by language</summary>\n\n{table}\n\n</details>"
 
 
 def _sources(task: TaskScores) -> str:

@@ -147,7 +147,7 @@ def check_student(student: str | Path, without_scores: bool = False) -> StudentE
         load_tokenizer(folder, field="student", require_fast=False)
     except ValueError as error:
         raise PublicationError(str(error)) from error
-    if not evidence.evaluations and not without_scores:
+    if not evidence.evaluations and evidence.vectors is None and not without_scores:
         raise PublicationError(
             f"{folder} was not scored on any downstream task: run python recipes/evaluate.py --student {folder}, or "
             "publish it with --without_scores true; its card will say so."

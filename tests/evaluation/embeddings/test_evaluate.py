@@ -8,17 +8,23 @@ import numpy as np
 import pytest
 from tiny_embedders import HashEncoder, TableEncoder, number_of, write_bitext, write_retrieval, write_rows
 
+from kdnas_hf import KDNASConfig
 from kdnas_hf.evaluation.embeddings import (
+    EmbeddingArguments,
+    EmbeddingResults,
     EncoderVectors,
+    cut_baseline,
     evaluate_embedders,
     load_embedding_data,
     load_encoder,
     static_baseline,
 )
 from kdnas_hf.evaluation.embeddings.encoder import SAMPLE
+from kdnas_hf.students import SentenceEncoder
 from kdnas_hf.utils.sentence_head import SentenceHead
 from tiny_teacher import make_teacher_model
 
+NOISES = {"teacher": 0.0, "student": 1.0}
 PROMPTS = {"query": "query: ", "passage": "passage: "}
 
 
@@ -218,6 +224,56 @@ def test_a_task_of_ones_own_of_clusters(tmp_path):
 
 def number(text):
     return number_of(text) if text.startswith("t ") else text
+
+
+@pytest.fixture
+def embedder(tokenizer, tmp_path):
+    make_teacher_model().save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    SentenceHead("mean").save(tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def student_of(folder, layers, kept=None):
+    shape = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 150}
+    KDNASConfig(num_hidden_layers=layers, teacher_layers=kept, **shape).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("layers", "kept", "expected"), [
+    (2, [1, 4], [1, 4]),
+    (2, None, [2, 4]),  # those that a student of two starts from
+    (4, [1, 2, 3, 4], [1, 2, 3, 4]),
+])  # fmt: skip
+def test_the_cut_baseline_is_the_teacher_with_the_layers_that_the_student_started_from(
+    embedder, tmp_path, layers, kept, expected
+):
+    whole = SentenceEncoder.from_pretrained(embedder)
+    cut = cut_baseline(str(embedder), student_of(tmp_path / "student", layers, kept))
+    states = whole.tokenizer(["bap dit"], return_tensors="pt")
+    hidden = whole.model.embeddings(states["input_ids"])
+    for layer in expected:
+        output = whole.model.encoder.layer[layer - 1](hidden)
+        hidden = output[0] if isinstance(output, tuple) else output  # a tuple before transformers 5
+    expected_vector = whole.head(hidden, states["attention_mask"]).detach().numpy()
+    np.testing.assert_allclose(cut.encode(["bap dit"]), expected_vector, atol=1e-5)
+    assert len(whole.model.encoder.layer) == 4
+
+
+def test_a_cut_that_cannot_be_made_is_one_line(embedder, tmp_path):
+    with pytest.raises(ValueError, match=r"^vector_baselines=cut: student=.* keeps layers \[1, 9\] of a teacher of 4"):
+        cut_baseline(str(embedder), student_of(tmp_path / "student", 2, [1, 9]))
+    with pytest.raises(ValueError, match=r"^vector_baselines='kut' is unknown; did you mean 'cut'\?"):
+        EmbeddingArguments(vector_baselines=["kut"])
+
+
+def test_results_are_read_as_they_were_saved(tmp_path):
+    write_bitext(tmp_path, "de")
+    data = [load_embedding_data("tatoeba", tmp_path)]
+    encoders = {name: HashEncoder(noise, meaning=lambda text: text.split()[-1]) for name, noise in NOISES.items()}
+    results = evaluate_embedders(encoders, data, tmp_path / "out", resamples=20)
+    saved = json.loads((tmp_path / "out" / "embeddings.json").read_text(encoding="utf-8"))
+    assert EmbeddingResults.from_dict(saved) == results
 
 
 def test_the_static_baseline_is_made_once_and_found_again(teacher_path, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from .arguments import EmbeddingArguments
 from .bootstrap import Estimate
 from .data import EmbeddingData, load_embedding_data
-from .encoder import Encoder, EncoderVectors, load_encoder, static_baseline
+from .encoder import Encoder, EncoderVectors, cut_baseline, load_encoder, static_baseline
 from .evaluate import evaluate_embedders
 from .kinds import KINDS, Kind, Rows, register_kind
 from .results import EmbeddingResults, EmbeddingTaskScores, EncoderScores
@@ -22,6 +22,7 @@ __all__ = [
     "Estimate",
     "Kind",
     "Rows",
+    "cut_baseline",
     "embedding_task_presets",
     "evaluate_embedders",
     "load_embedding_data",

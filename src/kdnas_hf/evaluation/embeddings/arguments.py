@@ -4,6 +4,10 @@
 
 from dataclasses import dataclass, field
 
+from ...utils.choices import check_choice
+
+VECTOR_BASELINES = ("cut", "static")
+
 
 @dataclass
 class EmbeddingArguments:
@@ -20,10 +24,11 @@ class EmbeddingArguments:
             "vectors must be of one width."
         },
     )
-    static_baseline: bool = field(
-        default=False,
+    vector_baselines: list[str] = field(
+        default_factory=list,
         metadata={
-            "help": "Also score Model2Vec of the teacher (extra embedders), which takes no text and no training."
+            "help": "Also score cut, the teacher without the layers that the student did not start from; static, "
+            "Model2Vec of the teacher (extra embedders). Neither takes text or training."
         },
     )
     min_share: float = field(
@@ -32,6 +37,8 @@ class EmbeddingArguments:
     resamples: int = field(default=1000, metadata={"help": "Resamples of the rows that give the intervals."})
 
     def __post_init__(self) -> None:
+        for name in self.vector_baselines:
+            check_choice("vector_baselines", name, VECTOR_BASELINES)
         if self.min_share <= 0:
             raise ValueError(f"min_share={self.min_share} must be positive, as 0.9.")
         if self.resamples < 1:

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from torch import nn
 
 from ...data import embedded_teacher
 from ...distillation.teacher import EMBEDDED
 from ...students import SentenceEncoder
+from ...students.layer_copying import check_copyable
+from ...students.starts import default_layers
 from ...utils.atomic_files import replace_directory
 from ...utils.cache_directory import default_cache_dir
+from ...utils.encoders import encoder_config
 from .kinds import PASSAGE, QUERY
 
 # what an encoder may call the prompt of a role, the first that it has
@@ -125,6 +129,32 @@ def load_encoder(path: str, field: str = "student") -> Encoder:
     return SentenceEncoder.from_pretrained(str(embedded_teacher()) if path == EMBEDDED else path, field=field)
 
 
+def cut_baseline(teacher_path: str, student_path: str) -> Encoder:
+    """The teacher without the layers that a student does not keep, untrained: what distillation should surpass.
+
+    Args:
+        teacher_path: Hub id or path of the teacher, or ``embedded``.
+        student_path: Hub id or path of the student: the layers that its configuration names are kept, or those that a
+            student of its depth starts from by default.
+
+    Raises:
+        ValueError: If one of them is no sentence encoder, or the teacher's layers cannot be taken out.
+    """
+    encoder = SentenceEncoder.from_pretrained(
+        str(embedded_teacher()) if teacher_path == EMBEDDED else teacher_path, field="teacher"
+    )
+    check_copyable(encoder.model)
+    config = encoder_config(student_path, None, "student")
+    depth = encoder.model.config.num_hidden_layers
+    kept = getattr(config, "teacher_layers", None) or default_layers(config.num_hidden_layers, depth)
+    if max(kept) > depth:
+        raise ValueError(f"vector_baselines=cut: student={student_path!r} keeps layers {kept} of a teacher of {depth}.")
+    stack: Any = encoder.model.get_submodule("encoder")
+    stack.layer = nn.ModuleList(stack.layer[layer - 1] for layer in kept)
+    encoder.model.config.num_hidden_layers = len(kept)
+    return encoder
+
+
 def static_baseline(teacher_path: str, dimension: int = 256, cache_dir: str | Path | None = None) -> Encoder:
     """Model2Vec of a teacher: a vector for each token, made of the teacher's vectors of single tokens, and their mean.
 
@@ -148,7 +178,8 @@ def static_baseline(teacher_path: str, dimension: int = 256, cache_dir: str | Pa
         static_model = importlib.import_module("model2vec").StaticModel
     except ImportError as error:
         raise ImportError(
-            f"static_baseline needs model2vec[distill] ({error}): pip install 'kdnas_hf[embedders]', or leave it out."
+            f"vector_baselines=static needs model2vec[distill] ({error}): pip install 'kdnas_hf[embedders]', "
+            "or leave it out."
         ) from error
     teacher = ModelSource(teacher_path)
     root = default_cache_dir() if cache_dir is None else Path(cache_dir)

@@ -98,6 +98,28 @@ class EmbeddingResults:
     widths: dict[str, int]
     versions: dict[str, str]
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EmbeddingResults:
+        """Read what `dataclasses.asdict` gave, also after a way through JSON.
+
+        Raises:
+            KeyError, TypeError: If it is something else.
+        """
+
+        def estimate(given: Mapping[str, float] | None) -> Estimate | None:
+            return None if given is None else Estimate(**given)
+
+        def encoder(given: Mapping[str, Any]) -> EncoderScores:
+            nested = {n: {k: estimate(v) for k, v in given[n].items()} for n in ("languages", "shares")}
+            averages = {name: estimate(given[name]) for name in ("average", "average_share")}
+            return EncoderScores(**{**given, **nested, **averages})
+
+        def task(given: Mapping[str, Any]) -> EmbeddingTaskScores:
+            encoders = {name: encoder(one) for name, one in given["encoders"].items()}
+            return EmbeddingTaskScores(**{**given, "encoders": encoders})
+
+        return cls(**{**values, "tasks": {name: task(one) for name, one in values["tasks"].items()}})
+
     def save(self, folder: Path) -> None:
         """Write ``embeddings.json`` and ``embeddings.md``."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
@@ -107,7 +129,7 @@ class EmbeddingResults:
     def report(self) -> str:
         """Everything as Markdown."""
         sections = ["# Sentence vectors", self.summary()]
-        sections += [f"## {name}\n\n{self._language_table(task)}" for name, task in self.tasks.items()]
+        sections += [f"## {name}\n\n{self.language_table(task)}" for name, task in self.tasks.items()]
         lines = [
             "All vectors are as the encoders give them, nothing is trained. Scores are in percent; in brackets, what "
             f"{LEVEL} % of {self.resamples:,} resamples of the rows give (seed {self.seed}).",
@@ -132,7 +154,8 @@ class EmbeddingResults:
         header = ["task", "encoder", "dimension", "average", f"of {self.teacher}'s"]
         return markdown_table([*header, f"languages below {100 * self.min_share:g} %"], rows)
 
-    def _language_table(self, task: EmbeddingTaskScores) -> str:
+    def language_table(self, task: EmbeddingTaskScores) -> str:
+        """A table of one task with a line for each language."""
         others = [name for name in task.encoders if name != self.teacher]
         header = ["language", "rows", self.teacher]
         for name in others:
