@@ -1,8 +1,9 @@
-"""Make the embedding table of a trained student smaller: fewer tokens, shorter embeddings, or both.
+"""Make a trained student smaller: fewer tokens, shorter word embeddings, shorter sentence vectors.
 
     python recipes/compress.py runs/quickstart/student --trim_to embedded
     python recipes/compress.py runs/mine/student --trim_to 'texts/*.txt' --embedding_size 192 --output_dir runs/small
     python recipes/compress.py runs/quickstart/student --embedding_size 192
+    python recipes/compress.py runs/quickstart/student --embedding_dimension 128
 
 Every field of `CompressionArguments` and `DataArguments` is a flag and a key of a YAML file. The smaller student is
 left in ``output_dir`` with its tokenizer, a card, and what changed in ``evidence/compression.json``, measured on
@@ -37,6 +38,7 @@ def describe(made: CompressionEvidence) -> str:
     rows = [
         ["tokens", f"{made.vocab_size_before:,}", f"{made.vocab_size:,}"],
         ["size of a word embedding", str(made.embedding_size_before), str(made.embedding_size)],
+        ["dimensions of a sentence vector", str(made.dimension_before or "none"), str(made.dimension or "none")],
         ["weights, MB", f"{made.bytes_before / 1e6:.1f}", f"{made.bytes / 1e6:.1f}"],
         ["unknown tokens, held-out text", f"{made.unknown_before:.3%}", f"{made.unknown:.3%}"],
     ]
@@ -45,6 +47,9 @@ def describe(made: CompressionEvidence) -> str:
         f"on {made.heldout_sentences:,} held-out sentences: {made.split_alike:.1%} are split as before; sentence "
         f"vectors have a mean cosine of {made.cosine:.4f} to those before (lowest {made.lowest_cosine:.3f}), "
         f"R² {made.r2:.3f}; {made.kept_variance:.1%} of the variance of the word embeddings is kept"
+    ) + "".join(
+        f"\ncut off after {size} dimensions, {share:.1%} have the nearest neighbour that they had"
+        for size, share in made.neighbours_kept.items()
     )
 
 

@@ -129,6 +129,32 @@ def test_the_measure_sees_a_worse_student(recipe, student, texts, tmp_path):
     assert found[0].kept_variance > found[1].kept_variance
 
 
+def test_sentence_vectors_are_shortened_with_their_price(recipe, student, texts, tmp_path, capsys):
+    SentenceHead("mean", [Normalize()], {"query": "bap: "}).save(student)
+    arguments = ["--dataset", str(texts), "--heldout_sentences", "20", "--embedding_dimension", "8"]
+    recipe.main([str(student), *arguments, "--trim_to", str(texts), "--output_dir", str(tmp_path / "short")])
+    made = StudentEvidence.load(tmp_path / "short").compression
+    assert (made.dimension_before, made.dimension) == (16, 8)
+    assert list(made.neighbours_kept) == ["8", "4", "2", "1"]
+    assert made.neighbours_kept["8"] > made.neighbours_kept["1"]
+    before, now = (SentenceEncoder.from_pretrained(path) for path in (student, tmp_path / "short"))
+    vectors = now.encode(["bap dit", "bep"], "query")
+    assert vectors.shape == (2, 8)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert before.encode(["bap"]).shape == (1, 16)
+    assert "shortened from 16 to 8 dimensions" in (tmp_path / "short" / "README.md").read_text()
+    assert "cut off after 4 dimensions" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(("dimension", "said"), [("17", "makes vectors of 16"), ("8", "no sentence vectors")])
+def test_vectors_that_cannot_be_shortened_are_one_line(recipe, student, texts, tmp_path, dimension, said):
+    if dimension == "17":
+        SentenceHead("mean").save(student)
+    with pytest.raises(ValueError, match=rf"^embedding_dimension={dimension}: student=.* {said}.*; choose fewer"):
+        recipe.main([str(student), "--dataset", str(texts), "--embedding_dimension", dimension])
+    assert not (tmp_path / "student-compressed").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

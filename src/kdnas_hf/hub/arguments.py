@@ -100,7 +100,7 @@ class PublishArguments:
 
 @dataclass
 class CompressionArguments:
-    """How the embedding table of a trained student is made smaller.
+    """How the embedding table or the sentence vectors of a trained student are made smaller.
 
     Raises:
         ValueError: A field has an impossible value.
@@ -128,16 +128,25 @@ class CompressionArguments:
         default=None,
         metadata={"help": "Factorise the word embeddings to this size, weighted by how often the text has each token."},
     )
+    embedding_dimension: int | None = field(
+        default=None,
+        metadata={
+            "help": "Sentence vectors of so many dimensions: the directions in which they vary most on the text, in "
+            "that order, so that vectors can be cut off further. An index has to be made anew."
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Decides which sentences are held out to measure the result."})
 
     def __post_init__(self) -> None:
         if isinstance(self.trim_to, str):
             self.trim_to = [self.trim_to]
-        if self.trim_to is None and self.embedding_size is None:
-            raise ValueError("nothing to do: give trim_to, embedding_size, or both.")
+        if self.trim_to is None and self.embedding_size is None and self.embedding_dimension is None:
+            raise ValueError("nothing to do: give trim_to, embedding_size, embedding_dimension, or several of them.")
         if self.trim_to is not None and not self.trim_to:
             raise ValueError("trim_to is empty; name the text whose tokens stay.")
         if self.keep_tokens and self.trim_to is None:
             raise ValueError(f"keep_tokens={self.keep_tokens} needs trim_to.")
         if self.embedding_size is not None and self.embedding_size < 1:
             raise ValueError(f"embedding_size={self.embedding_size} must be at least 1.")
+        if self.embedding_dimension is not None and self.embedding_dimension < 1:
+            raise ValueError(f"embedding_dimension={self.embedding_dimension} must be at least 1.")

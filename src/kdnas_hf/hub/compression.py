@@ -7,19 +7,22 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import numpy as np
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import students
 from ..data import DataArguments, count_tokens, load_corpus, split_corpus
 from ..export import load_with_head
 from ..search import SearchResult
+from ..students import SentenceEncoder
 from ..students.output_agreement import compare_outputs
+from ..students.sentence_dimension import encode_with_prompts, neighbours_kept, shorten_vectors
 from ..students.vocabulary_trimming import measure_unseen
 from ..utils.atomic_files import replace_directory
 from ..utils.package_versions import package_versions
-from ..utils.sentence_head import copy_sentence_head
+from ..utils.sentence_head import SentenceHead
 from ..utils.tokenizers import load_tokenizer
 from .arguments import CompressionArguments
 from .evidence import CompressionEvidence, names_of, record_compression
@@ -30,7 +33,7 @@ from .public_text import public_command
 def compress_student(
     args: CompressionArguments, data_args: DataArguments, command: Sequence[str] = ()
 ) -> CompressionEvidence:
-    """Trim a saved student's vocabulary, factorise its word embeddings, or both, and save the smaller student.
+    """Trim a saved student's vocabulary, factorise its word embeddings, shorten its sentence vectors, and save it.
 
     A part of the text is held out: it decides nothing, and on it the smaller student is measured.
 
@@ -54,6 +57,14 @@ def compress_student(
         raise ValueError(f"output_dir={str(target)!r} is not empty; choose another.")
     if args.trim_to is not None:
         data_args = dataclasses.replace(data_args, dataset=args.trim_to)
+    head = SentenceHead.load(source, field="student")
+    dimension = None if head is None else head.dimension(AutoConfig.from_pretrained(source).hidden_size)
+    if args.embedding_dimension is not None and not 1 <= args.embedding_dimension <= (dimension or 0):
+        made = f"makes vectors of {dimension}" if head else "makes no sentence vectors (it has no modules.json)"
+        raise ValueError(
+            f"embedding_dimension={args.embedding_dimension}: student={args.student!r} {made}; choose fewer, or leave "
+            "it out."
+        )
     student = load_with_head(source, dtype="auto")
     tokenizer = load_tokenizer(source, field="student", require_fast=False)
     splits = split_corpus(load_corpus(data_args), data_args.heldout_sentences, data_args.proxy_fraction, seed=args.seed)
@@ -71,8 +82,18 @@ def compress_student(
     unseen = measure_unseen(tokenizer, its_tokenizer, kept, heldout)
     agreement = compare_outputs((student, tokenizer), (smaller, its_tokenizer), heldout, data_args.max_length)
 
+    shorter, neighbours = head, {}
+    if head is not None and args.embedding_dimension is not None:
+        before, now = (
+            SentenceEncoder(_encoder(model), its, head)
+            for model, its in ((student, tokenizer), (smaller, its_tokenizer))
+        )
+        shorter = now.head = shorten_vectors(now, texts, args.embedding_dimension)
+        neighbours = _neighbours_kept(encode_with_prompts(before, heldout), encode_with_prompts(now, heldout))
+
     _save(smaller, its_tokenizer, target)
-    copy_sentence_head(source, target)
+    if shorter is not None:
+        shorter.save(target)
     evidence = CompressionEvidence(
         texts=names_of(data_args),
         vocab_size_before=student.config.vocab_size,
@@ -82,6 +103,9 @@ def compress_student(
         bytes_before=_weight_bytes(source),
         bytes=_weight_bytes(target),
         kept_variance=kept_variance,
+        dimension_before=dimension,
+        dimension=args.embedding_dimension or dimension,
+        neighbours_kept=neighbours,
         heldout_sentences=len(heldout),
         split_alike=unseen.same / unseen.texts,
         unknown_before=unseen.unknown_share_before,
@@ -136,6 +160,16 @@ def _save(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: 
             tokenizer.model_max_length, config.max_position_embeddings
         )
         students.copy_tokenizer(Path(folder), target, max_tokens)
+
+
+def _neighbours_kept(before: np.ndarray, now: np.ndarray) -> dict[str, float]:
+    """What `neighbours_kept` says of the shorter vectors, and of a half, a quarter and an eighth of them."""
+    sizes = dict.fromkeys(now.shape[1] // part for part in (1, 2, 4, 8) if now.shape[1] >= part)
+    return {str(size): neighbours_kept(before, now[:, :size]) for size in sizes}
+
+
+def _encoder(model: PreTrainedModel) -> PreTrainedModel:
+    return cast(PreTrainedModel, model.base_model).eval()
 
 
 def _embedding_size(config: Any) -> int:

@@ -254,6 +254,10 @@ class CompressionEvidence:
         bytes: Of the weights now.
         kept_variance: Share of the variance of the word embeddings that was kept, as the text weighs them; 1 if they
             were not factorised.
+        dimension_before: Of its sentence vectors before; None where it makes none.
+        dimension: Of them now.
+        neighbours_kept: By number of dimensions, the share of held-out sentences whose nearest other one stays the same
+            where the sentence vectors are cut off there; empty if they were not shortened.
         heldout_sentences: Sentences that decided nothing, on which the rest was measured.
         split_alike: Share of them that are split into tokens as before.
         unknown_before: Share of unknown tokens in them before.
@@ -274,6 +278,9 @@ class CompressionEvidence:
     bytes_before: int
     bytes: int
     kept_variance: float
+    dimension_before: int | None
+    dimension: int | None
+    neighbours_kept: dict[str, float]
     heldout_sentences: int
     split_alike: float
     unknown_before: float

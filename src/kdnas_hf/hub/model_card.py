@@ -533,6 +533,13 @@ def _compression(made: CompressionEvidence) -> str:
             f"the word embeddings were factorised from {made.embedding_size_before} to {made.embedding_size} "
             f"({made.kept_variance:.1%} of their variance)"
         )
+    if made.neighbours_kept:
+        kept = ", ".join(f"{share:.1%} with {size}" for size, share in made.neighbours_kept.items())
+        how.append(
+            f"its sentence vectors were shortened from {made.dimension_before} to {made.dimension} dimensions in the "
+            f"order of their share, so that they may be cut off further (of held-out sentences, {kept} dimensions have "
+            "the nearest neighbour that they had)"
+        )
     return (
         f"- It was compressed after its distillation, from {made.bytes_before / 1e6:.1f} to {made.bytes / 1e6:.1f} MB: "
         f"{'; '.join(how) or 'nothing could be left out'}. On {made.heldout_sentences:,} held-out sentences its "
