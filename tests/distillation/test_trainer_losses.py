@@ -162,7 +162,7 @@ def test_the_loss_is_the_weighted_sum_of_all_losses(masked_lm_teacher, train_tex
     assert found == pytest.approx([metrics["eval_small_loss"], metrics["eval_deep_loss"]], rel=1e-6)
     assert metrics["eval_loss"] == pytest.approx(sum(found) / 2, rel=1e-6)  # of a pool: the mean
     errors = [metrics[f"eval_small_{name}_loss"] for name in weighted]
-    errors = [metrics["eval_small_last_layer_loss"], errors[1] / (1 + errors[1]), errors[2] / (1 + errors[2])]
+    errors = [1 - metrics["eval_small_r2"], errors[1] / (1 + errors[1]), errors[2] / (1 + errors[2])]
     error = sum(weight * error for weight, error in zip(weighted.values(), errors, strict=True))
     assert metrics["eval_small_error"] == pytest.approx(error / sum(weighted.values()), rel=1e-6)
 

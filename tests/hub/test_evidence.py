@@ -222,12 +222,7 @@ def test_search_evidence_knows_its_own_figures_and_comparison_by_its_shape():
 
 @pytest.mark.parametrize(
     ("layers", "quality", "label"),
-    [
-        ({"1": 0.4}, "heldout", "R²"),
-        ({}, "heldout", "1 - L"),
-        ({"1": 0.4}, "probe:intents", "intents probe"),
-        ({}, "probe:tasks/mine.yaml", "mine probe"),
-    ],
+    [({"1": 0.4}, "heldout", "R²"), ({}, "heldout", "1 - L"), ({}, "probe:tasks/mine.yaml", "mine probe")],
 )
 def test_how_a_shape_was_found_is_kept_as_the_search_tells_it(student, tmp_path, layers, quality, label):
     search = example_search()
@@ -238,7 +233,9 @@ def test_how_a_shape_was_found_is_kept_as_the_search_tells_it(student, tmp_path,
         )
         for shape in (search.architecture, search.trials[1].architecture)
     )  # fmt: skip
-    result = SearchResult(tmp_path, search.trials, search.confirmations, [other, found], "timed so.", {"total": 3.0})
+    result = SearchResult(
+        tmp_path, search.trials, search.confirmations, [other, found], "timed so.", label, {"total": 3.0}
+    )
     (tmp_path / "pareto.png").write_bytes(b"plot")
     args = SearchArguments(controller="random", speedup=4.0, latency_budget="5ms", quality=quality)
     record_search(student, result, found, args, space=12)

@@ -49,8 +49,8 @@ def student(architecture=B, path="student", **values):
 def report_of(folder, *, label="R²", confirmations=CONFIRMATIONS, students=None, trials=TRIALS, **args):
     students = [student()] if students is None else students
     cost = {"design": 3.0, "latency": 8.0, "confirmation": 21.0, "teacher_statistics": 1.0, "total": 99.0}
-    result = SearchResult(folder, trials, confirmations, students, "timed so.", cost)
-    path = write_report(result, SearchArguments(**args), "a teacher", str(Reward(alpha=-0.1)), 180, label=label)
+    result = SearchResult(folder, trials, confirmations, students, "timed so.", label, cost)
+    path = write_report(result, SearchArguments(**args), "a teacher", str(Reward(alpha=-0.1)), 180)
     return path.read_text()
 
 

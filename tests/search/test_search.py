@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,29 @@ def test_a_confirmation_that_dies_goes_on_where_it_was(confirmed, tmp_path, monk
     for one, other in zip(again.confirmations, confirmed.confirmations, strict=True):
         assert (one.architecture, one.origin) == (other.architecture, other.origin)
         assert one.qualities == pytest.approx(other.qualities, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_confirmation_that_dies_while_checkpoints_are_removed_is_not_repeated(confirmed, tmp_path, monkeypatch, seed):
+    rmtree, measure, seeds = shutil.rmtree, MiniKD.measure, []
+
+    def dies(path, *args, **kwargs):
+        if f"seed_{seed}" in Path(path).name:
+            first = next(file for file in sorted(Path(path).rglob("*")) if file.is_file())
+            first.unlink()  # half removed
+            raise KeyboardInterrupt
+        rmtree(path, *args, **kwargs)
+
+    monkeypatch.setattr(MiniKD, "measure", lambda self, a, f, seed: seeds.append(seed) or measure(self, a, f, seed))
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_search(tmp_path, num_episodes=2, confirm=3).run()
+    again = tiny_search(tmp_path, num_episodes=2, confirm=3).run()
+    assert seeds == [2, 3]
+    for one, other in zip(again.confirmations, confirmed.confirmations, strict=True):
+        assert one.qualities == pytest.approx(other.qualities, rel=1e-4)
+    assert not (tmp_path / "confirmation").exists()
 
 
 def test_report_says_whether_the_search_was_worth_it(confirmed, finished):

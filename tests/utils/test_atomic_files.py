@@ -1,11 +1,12 @@
 """A file or directory is whole or as it was before, and belongs to whom any new file belongs."""
 
 import os
+import shutil
 import stat
 
 import pytest
 
-from kdnas_hf.utils.atomic_files import remove_leftovers, replace_directory, write_atomically
+from kdnas_hf.utils.atomic_files import remove_directory, remove_leftovers, replace_directory, write_atomically
 
 
 @pytest.fixture
@@ -140,6 +141,24 @@ def temporary_name(write, path):
 
     write(path, look)
     return found[0]
+
+
+def test_of_a_directory_whose_removal_is_killed_nothing_has_its_name(tmp_path, monkeypatch):
+    folder = tmp_path / "pool"
+    (folder / "checkpoint-2").mkdir(parents=True)
+    (folder / "checkpoint-2" / "state.json").write_text("{}")
+
+    def killed(path, ignore_errors=False):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_directory(folder)
+    assert not folder.exists()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == []
+    remove_directory(folder)  # of what is not there nothing is left
 
 
 def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):

@@ -25,7 +25,7 @@ from transformers.utils import logging
 from ..data import DataArguments
 from ..data.local_files import find_local_files
 from ..distillation import DistillationTrainingArguments, Teacher, TeacherArguments, training_configuration
-from ..evaluation import EvaluationResults, parse_quality
+from ..evaluation import EvaluationResults
 from ..evaluation.embeddings import EmbeddingResults
 from ..export import ArtefactRecord, read_exports
 from ..export.budgets import Budget
@@ -430,7 +430,6 @@ def record_search(
         args: Of the search.
         space: Members of the search space.
     """
-    _, task = parse_quality(args.quality)
     evidence = SearchEvidence(
         architecture=found.architecture,
         rank=result.students.index(found) + 1,
@@ -441,7 +440,7 @@ def record_search(
         seconds=dict(result.cost),
         trials=list(result.trials),
         confirmations=list(result.confirmations),
-        label=f"{Path(task).stem} probe" if task else "R²" if found.quality_per_layer else "1 - L",
+        label=result.quality_label,
     )
     write_search(student, evidence)
     if (result.folder / PARETO_PLOT).is_file():

@@ -74,6 +74,7 @@ def confirm(
                 readings = mini_kd.measure(names, folder, seed)
             known = {name: reading.quality for name, reading in readings.items()}
             study.remember(f"{key} {seed}", known)
+            mini_kd.clean_up(folder)
         for name, quality in known.items():
             qualities[names[name]].append(quality)
     return [

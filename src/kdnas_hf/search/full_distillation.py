@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import TrainerCallback
 
 from ..distillation import DistillationTrainer, HiddenStateStatistics, distill
 from ..distillation.stored_targets import CACHE_FOLDER
-from ..utils.atomic_files import remove_leftovers, replace_directory, write_atomically
+from ..utils.atomic_files import remove_directory, remove_leftovers, replace_directory, write_atomically
 from .callback import read_qualities
 from .result import RESULTS_FILE, Confirmation, DistilledStudent
 from .setting import SearchSetting
@@ -94,7 +93,7 @@ def clean_up(setting: SearchSetting) -> None:
     if setting.is_main:
         own_cache = [CACHE_FOLDER] if setting.training_args.cache_dir is None else []
         for name in (FOLDER, "episodes", "confirmation", *own_cache):
-            shutil.rmtree(setting.folder / name, ignore_errors=True)
+            remove_directory(setting.folder / name)
 
 
 def _slug(chosen: Sequence[Confirmation]) -> str:

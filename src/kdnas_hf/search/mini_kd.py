@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ..distillation.stored_targets import reason_against_storing, store_if_it_pa
 from ..distillation.targets import Targets
 from ..distillation.teacher_outputs import Required
 from ..students import Architecture
-from ..utils.atomic_files import write_atomically
+from ..utils.atomic_files import remove_directory, write_atomically
 from ..utils.memory import is_out_of_memory
 from .callback import NASSearchCallback, Reading, read_qualities
 from .setting import SearchSetting
@@ -119,17 +118,17 @@ class MiniKD:
             logger.warning(f"{name} is dropped: {error}")
             callback.tell_failure(name, OUT_OF_MEMORY)
         del trainer
-        self._clean_up(folder)
+        self.clean_up(folder)
 
     def measure(self, architectures: Mapping[str, Architecture], folder: Path, seed: int) -> dict[str, Reading]:
-        """Distill architectures with another seed; readings of those that neither diverged nor ran out of memory."""
+        """Distill architectures with another seed; readings of those that neither diverged nor ran out of memory.
+
+        Who has kept them calls `clean_up`.
+        """
         trainer = self._trainer(architectures, folder, seed, [])
         train_or_resume(trainer)
         trainer.evaluate()
-        found = read_qualities(trainer.pool, self.setting.quality)
-        del trainer
-        self._clean_up(folder)
-        return found
+        return read_qualities(trainer.pool, self.setting.quality)
 
     def _trainer(
         self, architectures: Mapping[str, Architecture], folder: Path, seed: int, callbacks: Sequence[TrainerCallback]
@@ -156,9 +155,9 @@ class MiniKD:
             callbacks=[*setting.callbacks, *callbacks],
         )
 
-    def _clean_up(self, folder: Path) -> None:
+    def clean_up(self, folder: Path) -> None:
         """Free the memory of a pool, and its checkpoints."""
         gc.collect()
         self.setting.wait()
         if self.setting.is_main:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_directory(folder)

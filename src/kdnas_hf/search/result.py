@@ -119,6 +119,7 @@ class SearchResult:
         confirmations: The shapes that were measured again, and what they were compared with.
         students: The distilled students, best first.
         latency_method: How latency was measured, in one sentence.
+        quality_label: What quality is called, see `Quality`.
         cost: Wall-clock seconds by stage.
         log_history: What the full distillation logged; of several students the mean of their losses.
     """
@@ -128,6 +129,7 @@ class SearchResult:
     confirmations: Sequence[Confirmation]
     students: Sequence[DistilledStudent]
     latency_method: str
+    quality_label: str = "R²"
     cost: Mapping[str, float] = field(default_factory=dict)
     log_history: Sequence[Mapping[str, Any]] = ()
 

@@ -52,7 +52,7 @@ class HeldoutQuality:
         """See `Quality`."""
         if self.layers == "all":
             return _finite(1.0 - metrics["loss"])
-        return _finite(metrics.get("r2", 1.0 - metrics["error"]))
+        return _finite(1.0 - metrics["error"])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..data.batching import digest_of_texts, text_lengths
 from ..distillation import DistillationTrainingArguments, Teacher, teacher_shape
+from ..distillation.losses import agreement_of
 from ..export.budgets import Budget
 from ..latency import LatencyBenchmark
 from ..students import Architecture
@@ -107,7 +108,7 @@ class ArchitectureSearch:
             args,
             training_args,
             reward or args.reward_function,
-            quality or HeldoutQuality(args.reward_function.layers, "R²" if required.hidden_states else "1 - L"),
+            quality or HeldoutQuality(args.reward_function.layers, agreement_of(training_args.loss_weights)),
             budget,
             list(callbacks),
         )
@@ -193,6 +194,7 @@ class ArchitectureSearch:
             confirmations=confirmations if setting.args.confirm else [],
             students=students,
             latency_method=setting.from_main(self.timing.latencies.describe),
+            quality_label=setting.quality.label,
             cost=setting.cost.seconds,
             log_history=read_log(self.folder),
         )
@@ -349,7 +351,6 @@ class ArchitectureSearch:
             teacher=self.setting.teacher.name,
             reward=str(self.setting.reward),
             space_size=self.setting.space.size,
-            label=self.setting.quality.label,
         )
 
     def _progress(self) -> tqdm:

@@ -71,6 +71,17 @@ def replace_directory(path: str | Path, build: Callable[[Path], object]) -> None
         _flush_to_disk(path.parent)
 
 
+def remove_directory(path: str | Path) -> None:
+    """Remove a directory, if it is there: from one moment to the next nothing has its name.
+
+    Removed file by file, what a killed process left of it would pass for the whole, such as a checkpoint that resumes.
+    """
+    path = Path(path)
+    if path.is_dir():
+        with _temporary_beside(path) as temporary:
+            path.rename(temporary)
+
+
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes left of unfinished files and directories.
 

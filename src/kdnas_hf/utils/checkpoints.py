@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .atomic_files import remove_directory
 
 
 def last_whole_checkpoint(folder: str | Path, processes: int) -> Path | None:
@@ -33,7 +34,7 @@ def last_whole_checkpoint(folder: str | Path, processes: int) -> Path | None:
     found = next(iter(whole or with_state), None)
     for checkpoint in newest_first[: None if found is None else newest_first.index(found)]:
         if checkpoint not in with_state:
-            shutil.rmtree(checkpoint)
+            remove_directory(checkpoint)
     return found
 
 

@@ -80,7 +80,7 @@ def slow_metrics(loss, parts):
             of_dimensions.append(1 - ((predicted[:, dimension] - target[:, dimension]) ** 2).sum() / total)
         scores.append(np.mean(of_dimensions))
     return {
-        "loss": np.mean(errors), "error": errors[2], "last_layer_loss": errors[2], "r2": scores[2],
+        "loss": np.mean(errors), "error": 1 - scores[2], "last_layer_loss": errors[2], "r2": scores[2],
         "r2_layer_1": scores[0], "r2_layer_2": scores[2],
     }  # fmt: skip
 

@@ -2,7 +2,17 @@
 
 from .arguments import LossArguments
 from .attention_maps import attention_map_loss
-from .base import LOSSES, Loss, LossSetting, Measure, describe_losses, first_loss, parse_losses, register_loss
+from .base import (
+    LOSSES,
+    Loss,
+    LossSetting,
+    Measure,
+    agreement_of,
+    describe_losses,
+    first_loss,
+    parse_losses,
+    register_loss,
+)
 from .cosine import cosine_loss
 from .hidden_states import ExplainedVariance, hidden_state_loss
 from .labels import label_loss
@@ -19,6 +29,7 @@ __all__ = [
     "LossArguments",
     "LossSetting",
     "Measure",
+    "agreement_of",
     "attention_map_loss",
     "common_relation_heads",
     "cosine_loss",

@@ -50,6 +50,7 @@ class Loss(nn.Module):
         teacher_head: The head that the teacher needs, likewise.
         masks_tokens: Whether it reads text in which tokens are masked.
         uses_labels: Whether it reads the labels of a task's data.
+        agreement: What 1 - ``error`` of its measure is called, the higher the better.
         storable: Whether what it requires of the teacher depends on the text alone, so that it may be kept on disk.
         required: The teacher outputs that it compares.
     """
@@ -60,6 +61,7 @@ class Loss(nn.Module):
     teacher_head: ClassVar[str | None] = None
     masks_tokens: ClassVar[bool] = False
     uses_labels: ClassVar[bool] = False
+    agreement: ClassVar[str] = "1 - L"
     storable: ClassVar[bool] = True
 
     def __init__(self, setting: LossSetting) -> None:
@@ -121,6 +123,12 @@ class Measure:
 
 
 LOSSES: dict[str, type[Loss]] = {}
+
+
+def agreement_of(losses: Iterable[str]) -> str:
+    """What 1 - ``error`` of some losses together is called: that of a single one has a name of its own."""
+    (first, *others) = losses
+    return Loss.agreement if others else LOSSES[first].agreement
 
 
 def register_loss(loss: type[Loss]) -> type[Loss]:

@@ -111,6 +111,7 @@ class HiddenStatesLoss(ProjectedStatesLoss):
     """Squared error of projected states."""
 
     name = "hidden_states"
+    agreement = "R²"
     description = "mean squared error between projected student layers and teacher layers"
 
     def forward(self, student: StudentOutputs, batch: DistillationBatch) -> torch.Tensor:
@@ -159,12 +160,13 @@ class ExplainedVariance(Measure):
         return float((1 - self.sums[index][varying] / total[varying]).mean())
 
     def metrics(self) -> dict[str, float]:
-        """``loss`` of all mapped layers; ``r2``, ``last_layer_loss``, ``error`` of the last; ``r2_layer_<layer>``."""
+        """``loss`` of all mapped layers; of the last ``r2``, ``error``, 1 - R², and its loss; ``r2_layer_<layer>``."""
         self.sums = self.sums.cpu()
         pairs = self.loss.pairs
         errors = [self._mean_squared_error(index) for index in range(len(pairs))]
         # a layer that learns from several teacher layers is judged by the last of them
         by_layer = {f"r2_layer_{pair.student}": self._r2(index) for index, pair in enumerate(pairs)}
         last = max(range(len(pairs)), key=lambda index: pairs[index])
-        measured = {"loss": sum(errors) / len(errors), "r2": self._r2(last), "last_layer_loss": errors[last]}
-        return measured | {"error": errors[last]} | by_layer
+        r2 = self._r2(last)
+        measured = {"loss": sum(errors) / len(errors), "r2": r2, "error": 1 - r2, "last_layer_loss": errors[last]}
+        return measured | by_layer

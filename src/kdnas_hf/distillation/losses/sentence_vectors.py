@@ -62,6 +62,7 @@ class SentenceVectorsLoss(Loss):
     """The student's sentence vectors, pooled as the teacher pools and mapped by one linear layer, saved with it."""
 
     name = "sentence_vectors"
+    agreement = "R² of sentence vectors"
     description = "squared error between sentence vectors, with cosine and similarity terms by --sentence_terms"
 
     def __init__(self, setting: LossSetting) -> None:

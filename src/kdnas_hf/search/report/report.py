@@ -29,13 +29,9 @@ def recommend(
     return max(able, key=lambda one: one.quality, default=None)
 
 
-def write_report(
-    result: SearchResult, args: SearchArguments, teacher: str, reward: str, space_size: int, label: str = "R²"
-) -> Path:
-    """Write ``report.md``, ``recommendations.json`` and the plots into the run directory; return the report.
-
-    ``label`` is what quality is called: ``"R²"`` where hidden states are learned, else ``"quality"``.
-    """
+def write_report(result: SearchResult, args: SearchArguments, teacher: str, reward: str, space_size: int) -> Path:
+    """Write ``report.md``, ``recommendations.json`` and the plots into the run directory; return the report."""
+    label = result.quality_label
     plot_front(result, args.budget, result.folder / PLOT_FILE, label)
     plot_learning_curves(result.trials, result.folder / CURVES_FILE, label)
     recommended, recommendations = _recommendations(result, args, label)
