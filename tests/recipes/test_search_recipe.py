@@ -246,7 +246,7 @@ def test_errors_are_one_message_without_a_traceback(settings, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-OF_OTHER_RECIPES = ("distill", "intents")
+OF_OTHER_RECIPES = ("distill", "embeddings", "intents")
 CONFIGURATIONS = sorted(p for p in (ROOT / "recipes" / "configs").glob("*.yaml") if p.stem not in OF_OTHER_RECIPES)
 
 
