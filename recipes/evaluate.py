@@ -50,7 +50,9 @@ def score_vectors(
     tasks: list[embeddings.EmbeddingData],
 ) -> None:
     """Score the sentence vectors of teacher, student and others, as they are."""
-    encoders = {name: embeddings.load_encoder(path, name) for name, path in args.sentence_encoders.items()}
+    encoders: dict[str, embeddings.Encoder] = {
+        name: embeddings.load_encoder(path, name) for name, path in args.sentence_encoders.items()
+    }
     if "cut" in embedding_args.vector_baselines:
         encoders["cut"] = embeddings.cut_baseline(args.teacher, args.student)
     if "static" in embedding_args.vector_baselines:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import students
@@ -82,18 +81,18 @@ def compress_student(
     unseen = measure_unseen(tokenizer, its_tokenizer, kept, heldout)
     agreement = compare_outputs((student, tokenizer), (smaller, its_tokenizer), heldout, data_args.max_length)
 
-    shorter, neighbours = head, {}
+    neighbours: dict[str, float] = {}
     if head is not None and args.embedding_dimension is not None:
         before, now = (
-            SentenceEncoder(_encoder(model), its, head)
+            SentenceEncoder(cast(PreTrainedModel, model.base_model), its, head)
             for model, its in ((student, tokenizer), (smaller, its_tokenizer))
         )
-        shorter = now.head = shorten_vectors(now, texts, args.embedding_dimension)
-        neighbours = _neighbours_kept(encode_with_prompts(before, heldout), encode_with_prompts(now, heldout))
+        head = now.head = shorten_vectors(now, texts, args.embedding_dimension)
+        neighbours = _neighbours_kept(before, now, heldout)
 
     _save(smaller, its_tokenizer, target)
-    if shorter is not None:
-        shorter.save(target)
+    if head is not None:
+        head.save(target)
     evidence = CompressionEvidence(
         texts=names_of(data_args),
         vocab_size_before=student.config.vocab_size,
@@ -162,14 +161,11 @@ def _save(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: 
         students.copy_tokenizer(Path(folder), target, max_tokens)
 
 
-def _neighbours_kept(before: np.ndarray, now: np.ndarray) -> dict[str, float]:
-    """What `neighbours_kept` says of the shorter vectors, and of a half, a quarter and an eighth of them."""
-    sizes = dict.fromkeys(now.shape[1] // part for part in (1, 2, 4, 8) if now.shape[1] >= part)
-    return {str(size): neighbours_kept(before, now[:, :size]) for size in sizes}
-
-
-def _encoder(model: PreTrainedModel) -> PreTrainedModel:
-    return cast(PreTrainedModel, model.base_model).eval()
+def _neighbours_kept(before: SentenceEncoder, now: SentenceEncoder, texts: Sequence[str]) -> dict[str, float]:
+    """The share of `neighbours_kept` with the shorter vectors, and with a half, a quarter and an eighth of them."""
+    old, new = encode_with_prompts(before, texts), encode_with_prompts(now, texts)
+    sizes = dict.fromkeys(now.dimension // part for part in (1, 2, 4, 8) if now.dimension >= part)
+    return {str(size): neighbours_kept(old, new[:, :size]) for size in sizes}
 
 
 def _embedding_size(config: Any) -> int:

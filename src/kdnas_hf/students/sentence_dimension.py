@@ -24,19 +24,20 @@ def shorten_vectors(encoder: SentenceEncoder, texts: Sequence[str], dimension: i
 
     Args:
         encoder: The encoder; it stays as it is.
-        texts: Texts like those to come, at most ``MAX_TEXTS`` of which are read, with each of the encoder's prompts in
-            turn.
+        texts: Texts like those to come, at most ``MAX_TEXTS`` of which are read, evenly spaced as a corpus is in the
+            order of its languages, and with each of the encoder's prompts in turn.
         dimension: Of the new vectors.
 
     Raises:
         ValueError: If the encoder's vectors are not longer, or there are fewer texts than dimensions.
     """
-    before = encoder.head.dimension(encoder.model.config.hidden_size)
+    before = encoder.dimension
     if not 1 <= dimension <= before:
         raise ValueError(f"embedding_dimension={dimension}: the vectors have {before}; choose from 1 to {before}.")
     if len(texts) < dimension:
         raise ValueError(f"embedding_dimension={dimension} needs as many texts, not {len(texts)}; give more.")
-    vectors = torch.from_numpy(encode_with_prompts(encoder, texts[:MAX_TEXTS])).double()
+    read = texts[:: -(-len(texts) // max(MAX_TEXTS, dimension))]
+    vectors = torch.from_numpy(encode_with_prompts(encoder, read)).double()
     _, directions = torch.linalg.eigh(vectors.T @ vectors)  # in ascending order
     basis = directions.flip(1)[:, :dimension].T.contiguous()
     layers, last = list(encoder.head.layers), Normalize() if encoder.head.normalizes else None
@@ -55,11 +56,10 @@ def shorten_vectors(encoder: SentenceEncoder, texts: Sequence[str], dimension: i
 def encode_with_prompts(encoder: SentenceEncoder, texts: Sequence[str]) -> np.ndarray:
     """Vectors ``(texts, dimension)``, the n-th text with the n-th prompt in turn, or with none where there is none."""
     names: list[str | None] = [*encoder.prompts] or [None]
-    found: dict[int, np.ndarray] = {}
+    vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
     for turn, name in enumerate(names):
-        chosen = range(turn, len(texts), len(names))
-        found.update(zip(chosen, encoder.encode([texts[number] for number in chosen], name), strict=True))
-    return np.stack([found[number] for number in range(len(texts))])
+        vectors[turn :: len(names)] = encoder.encode(texts[turn :: len(names)], name)
+    return vectors
 
 
 def neighbours_kept(before: np.ndarray, after: np.ndarray) -> float:

@@ -49,8 +49,8 @@ class SentenceEncoder:
         head = SentenceHead.load(name, revision, field)
         if head is None:
             raise ValueError(
-                f"{field}={name!r} has no modules.json: how it makes sentence vectors is unknown. Distil it with "
-                "--student_for sentence_vectors, or save it with sentence-transformers."
+                f"{field}={name!r} has no modules.json: how it makes sentence vectors is unknown. Save it with "
+                "sentence-transformers; a student has one if it learned from a teacher that has."
             )
         tokenizer = load_tokenizer(name, revision, field, require_fast=False)
         return cls(load_encoder(name, config, revision).eval(), tokenizer, head.eval(), batch_size)
@@ -59,6 +59,11 @@ class SentenceEncoder:
     def prompts(self) -> dict[str, str]:
         """What stands before a text, by what the text is for."""
         return self.head.prompts
+
+    @property
+    def dimension(self) -> int:
+        """Size of its vectors."""
+        return self.head.dimension(self.model.config.hidden_size)
 
     @property
     def max_length(self) -> int:
@@ -81,7 +86,7 @@ class SentenceEncoder:
         texts = [prompt + text for text in sentences]
         # texts of similar length side by side, so that little is padded
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
-        vectors = np.empty((len(texts), self.head.dimension(self.model.config.hidden_size)), dtype=np.float32)
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             inputs = self.tokenizer(

@@ -118,7 +118,7 @@ class EncoderVectors:
         return vectors / np.where(lengths > 0, lengths, 1)
 
 
-def load_encoder(path: str, field: str = "student") -> Encoder:
+def load_encoder(path: str, field: str = "student") -> SentenceEncoder:
     """The sentence encoder at a path or Hub id; ``embedded`` is the teacher of the extra ``demo``.
 
     Errors call the path ``field``, the argument that named it.
@@ -140,9 +140,7 @@ def cut_baseline(teacher_path: str, student_path: str) -> Encoder:
     Raises:
         ValueError: If one of them is no sentence encoder, or the teacher's layers cannot be taken out.
     """
-    encoder = SentenceEncoder.from_pretrained(
-        str(embedded_teacher()) if teacher_path == EMBEDDED else teacher_path, field="teacher"
-    )
+    encoder = load_encoder(teacher_path, "teacher")
     check_copyable(encoder.model)
     config = encoder_config(student_path, None, "student")
     depth = encoder.model.config.num_hidden_layers

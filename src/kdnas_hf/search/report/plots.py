@@ -16,12 +16,12 @@ NAMED = 5  # learning curves that the legend names
 MARKERS = {SEARCH: ("o", "black"), RANDOM: ("x", "tab:grey"), "rule of thumb": ("^", "tab:blue")}
 
 
-def plot_front(result: SearchResult, budget: Budget, path: Path, label: str = "R²") -> None:
+def plot_front(result: SearchResult, budget: Budget, path: Path) -> None:
     """Plot quality against latency: every complete trial, the front, what was measured again, and the students.
 
     What was measured again has error bars of a standard deviation over seeds.
     """
-    figure, axes = _axes("What each architecture keeps of the teacher, and what it costs", label)
+    figure, axes = _axes("What each architecture keeps of the teacher, and what it costs", result.quality_label)
     # teacher and candidate are measured side by side: their ratio does not drift with the machine
     axes.set_xlabel("median latency (% of the teacher's)")
     known = {one.architecture: one for one in best_known(result.trials, result.confirmations)}
@@ -52,7 +52,7 @@ def plot_front(result: SearchResult, budget: Budget, path: Path, label: str = "R
     figure.savefig(path, dpi=130)
 
 
-def plot_learning_curves(trials: Sequence[Trial], path: Path, label: str = "R²") -> None:
+def plot_learning_curves(trials: Sequence[Trial], path: Path, label: str) -> None:
     """Plot quality of each trial along its mini-KD; those that were stopped early are dotted."""
     figure, axes = _axes("How the candidates learn", label)
     axes.set_xlabel("optimizer steps of the mini-KD")

@@ -32,9 +32,9 @@ def recommend(
 def write_report(result: SearchResult, args: SearchArguments, teacher: str, reward: str, space_size: int) -> Path:
     """Write ``report.md``, ``recommendations.json`` and the plots into the run directory; return the report."""
     label = result.quality_label
-    plot_front(result, args.budget, result.folder / PLOT_FILE, label)
+    plot_front(result, args.budget, result.folder / PLOT_FILE)
     plot_learning_curves(result.trials, result.folder / CURVES_FILE, label)
-    recommended, recommendations = _recommendations(result, args, label)
+    recommended, recommendations = _recommendations(result, args)
     among = f" among those {args.budget}" if args.budget.is_limit else ""
     chosen_by = f"the highest reward{among}" if args.budgets is None else "the highest quality within each budget"
     text = json.dumps({"chosen_by": f"{chosen_by} is distilled", "recommendations": recommended}, indent=2)
@@ -43,7 +43,7 @@ def write_report(result: SearchResult, args: SearchArguments, teacher: str, rewa
     sections = [
         f"# Search for a student of {teacher}",
         "## The student\n\n" + _students(result.students, label),
-        "## Was the search worth it?\n\n" + _comparisons(result, label),
+        "## Was the search worth it?\n\n" + _comparisons(result),
         f"![{label} against latency of every measured architecture]({PLOT_FILE})",
         f"## Recommendation for each budget\n\nThe highest {label} after the mini-KD among the measured shapes that "
         "meet the budget; of confirmed ones the mean over further seeds. The same in `recommendations.json`, for "
@@ -52,7 +52,7 @@ def write_report(result: SearchResult, args: SearchArguments, teacher: str, rewa
         "## Measured again, with further seeds\n\n" + _confirmations(result.confirmations, label),
         "## Every trial, by reward\n\n" + _trials(result.trials, args.budget, label),
         f"![{label} of each candidate along its mini-KD]({CURVES_FILE})",
-        "## How it was measured\n\n" + _method(result, args, reward, label),
+        "## How it was measured\n\n" + _method(result, args, reward),
         "## What the search cost\n\n" + _cost(result, space_size),
     ]
     path = result.folder / "report.md"
@@ -96,9 +96,9 @@ def _students(students: Sequence[DistilledStudent], label: str) -> str:
     return markdown_table(["student", *_header(label), "parameters", "tokens"], rows)
 
 
-def _comparisons(result: SearchResult, label: str) -> str:
+def _comparisons(result: SearchResult) -> str:
     """The search against rules of thumb, for each distilled student that was confirmed."""
-    again = result.confirmations
+    again, label = result.confirmations, result.quality_label
     compared = [compare(again, winner=student.architecture, label=label) for student in result.students]
     if not any(one is not None and one.winner.origin == SEARCH for one in compared):
         compared.append(compare(again, label=label))  # what was distilled is not what the search found
@@ -116,7 +116,7 @@ def _comparisons(result: SearchResult, label: str) -> str:
     )
 
 
-def _recommendations(result: SearchResult, args: SearchArguments, label: str) -> tuple[list[dict[str, Any]], str]:
+def _recommendations(result: SearchResult, args: SearchArguments) -> tuple[list[dict[str, Any]], str]:
     """The shape recommended for each budget of ``args``, or for some speed-ups: for JSON, and as a table."""
     students = {student.architecture: student.path for student in result.students}
     confirmed = {one.architecture for one in result.confirmations}
@@ -134,7 +134,7 @@ def _recommendations(result: SearchResult, args: SearchArguments, label: str) ->
             row = [str(budget), *_cells(one), "yes" if is_confirmed else "no", student or ""]
         values.append(found)
         rows.append(row)
-    return values, markdown_table(["budget", *_header(label), "confirmed", "distilled"], rows)
+    return values, markdown_table(["budget", *_header(result.quality_label), "confirmed", "distilled"], rows)
 
 
 def _confirmations(confirmations: Sequence[Confirmation], label: str) -> str:
@@ -163,7 +163,8 @@ def _trials(trials: Sequence[Trial], budget: Budget, label: str) -> str:
     return markdown_table(["trial", "episode", *_header(label), *limited, "reward", "state", "budget"], rows)
 
 
-def _method(result: SearchResult, args: SearchArguments, reward: str, label: str) -> str:
+def _method(result: SearchResult, args: SearchArguments, reward: str) -> str:
+    label = result.quality_label
     share = "R² is the share of the teacher's variance that the states of the last mapped layer, projected, explain."
     meaning = share if label == "R²" else "Quality is 1 - loss."
     limit = f" Hard constraint: {args.budget}." if args.budget.is_limit else ""
