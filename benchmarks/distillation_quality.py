@@ -19,6 +19,7 @@ import tempfile
 import time
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from distillation_setting import (
@@ -34,17 +35,18 @@ from distillation_setting import (
 )
 from kdnas_hf import DistillationTrainer
 from kdnas_hf.evaluation.task_probe import read_texts
+from kdnas_hf.students.sentence_dimension import neighbours_kept
 
 STEPS = {"short": 200, "long": 4000}
 
 
-def neighbours(model: Any, setting: Setting) -> torch.Tensor:
-    """Index of each held-out sentence's nearest other sentence, by a model in eval mode."""
+def mean_states(model: Any, setting: Setting) -> np.ndarray:
+    """The mean of the last states of each held-out sentence, by a model in eval mode."""
     texts = list(setting.heldout["input_ids"])
-    vectors = torch.empty(len(texts), model.config.hidden_size)
+    vectors = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
     for number, states in read_texts(model, setting.teacher.tokenizer, texts):
-        vectors[number] = torch.nn.functional.normalize(states.mean(0), dim=-1)
-    return (vectors @ vectors.T).fill_diagonal_(-2).argmax(1)
+        vectors[number] = states.mean(0).numpy()
+    return vectors
 
 
 def training_state_bytes(trainer: DistillationTrainer) -> int:
@@ -88,7 +90,7 @@ def main() -> None:
     }
     given = dict(parse_recipe(text) for text in args.recipe)
     recipes = given if args.alone else recipes | given
-    teacher_neighbours = None
+    teacher_vectors = None
     print("| recipe | R² by student layer | last layer | nearest neighbour | minutes | training state |")
     print("| --- | --- | --- | --- | --- | --- |")
     r2 = {}
@@ -104,9 +106,9 @@ def main() -> None:
             trainer.train()
             minutes = (time.monotonic() - started) / 60
             metrics = trainer.evaluate()
-        if teacher_neighbours is None:
-            teacher_neighbours = neighbours(setting.teacher.model, setting)
-        agreement = (neighbours(trainer.student.eval(), setting) == teacher_neighbours).float().mean()
+        if teacher_vectors is None:
+            teacher_vectors = mean_states(setting.teacher.model, setting)
+        agreement = neighbours_kept(teacher_vectors, mean_states(trainer.student.eval(), setting))
         per_layer = [metrics[f"eval_r2_layer_{layer}"] for layer in range(1, layers + 1)]
         r2[name] = metrics["eval_r2"]
         shown = " ".join(f"{value:.3f}" for value in per_layer)

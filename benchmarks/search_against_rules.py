@@ -100,7 +100,9 @@ SCALES = {
 }
 
 
-def search(setting: Setting, scale: Scale, speedup: float, folder: Path, seed: int) -> tuple[Architecture, float]:
+def search(
+    setting: Setting, scale: Scale, speedup: float, folder: Path, seed: int, opponents: int = 0
+) -> tuple[Architecture, float]:
     """The shape that a search finds for a speed-up, and the minutes that it took; a killed search is resumed."""
     found = ArchitectureSearch(
         teacher=setting.teacher,
@@ -115,7 +117,7 @@ def search(setting: Setting, scale: Scale, speedup: float, folder: Path, seed: i
             mini_kd_epochs=1,
             reward_alpha=0,
             confirm_seeds=scale.confirm_seeds,
-            compare=0,
+            compare=opponents,
             speedup=speedup,
         ),
         # the full distillation is ours: here it is one step
@@ -203,6 +205,9 @@ def main() -> None:
             action.choices = tuple(SCALES)
     parser.add_argument("--tasks", nargs="*", default=[], help="as --quality probe:<task> of recipes/search.py")
     parser.add_argument("--data_dir", default=None, help="folder of local files of the tasks")
+    parser.add_argument(
+        "--compare", type=int, default=0, help="rules of thumb that the search itself confirms beside its shapes"
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("runs/search_against_rules"))
     parser.add_argument("--helper", action="store_true", help="distil for another process, which searches and judges")
     args = parser.parse_args()
@@ -238,7 +243,8 @@ def main() -> None:
     def timed() -> dict[str, Any]:
         found = {}
         for speedup, shapes in known.items():
-            winner, minutes = search(setting, scale, speedup, folder / f"search_{speedup:g}x", args.seed)
+            where = folder / f"search_{speedup:g}x"
+            winner, minutes = search(setting, scale, speedup, where, args.seed, args.compare)
             alike = [one.to_dict() for one in contestants(setting, winner, shapes)]
             found[f"{speedup:g}"] = {"minutes": minutes, "contestants": alike}
         return found
